@@ -1,0 +1,1 @@
+"""Reprise: a Server-Sent-Events chat gateway built around asynchronous messages."""
