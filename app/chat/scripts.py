@@ -1,0 +1,106 @@
+"""The door to Redis's scripts: loads the Lua files, runs them, translates what goes wrong.
+
+A script is sent by its digest and in full when the server does not know it: a restarted Redis has forgotten them all,
+so no start-up step could make the digest alone safe. Every script's only key is the prefix of its partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+from app.errors import Unavailable
+
+Redis = aioredis.Redis | aioredis.RedisCluster
+
+
+@contextmanager
+def redis_door() -> Iterator[None]:
+    """Turns Redis being down, loading, or out of memory into `Unavailable`."""
+    try:
+        yield
+    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+        raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
+    except (redis_errors.OutOfMemoryError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError) as error:
+        raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error
+
+
+class Script:
+    """One Lua file with the shared preludes in front."""
+
+    def __init__(self, name: str) -> None:
+        folder = files("app") / "lua"
+        parts = ["prelude.lua"]
+        if name.startswith(("queue_", "feed_")):
+            parts.append("queue_prelude.lua")
+        self.name = name
+        self.text = "\n".join((folder / part).read_text() for part in [*parts, f"{name}.lua"])
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Scripts:
+    """Runs scripts against one Redis. ``wait`` is (replicas, ms) for changes that must outlive a failover."""
+
+    def __init__(self, redis: Redis, wait: tuple[int, int] = (0, 0)) -> None:
+        self.redis = redis
+        self._wait = wait
+        self._scripts: dict[str, Script] = {}
+
+    def script(self, name: str) -> Script:
+        found = self._scripts.get(name)
+        if found is None:
+            found = self._scripts[name] = Script(name)
+        return found
+
+    async def run(self, name: str, base: str, *args: str | bytes | int | float) -> Any:
+        """Runs one script in the partition with prefix ``base``. Raises Unavailable."""
+        script = self.script(name)
+        with redis_door():
+            try:
+                return await self.redis.evalsha(script.sha, 1, base, *args)  # type: ignore[arg-type, misc]
+            except redis_errors.NoScriptError:
+                return await self.redis.eval(script.text, 1, base, *args)  # type: ignore[arg-type, misc]
+
+    async def run_durably(self, name: str, base: str, *args: str | bytes | int | float) -> Any:
+        """`run`, then a bounded WAIT for the replicas on the connection that wrote, where the settings ask for it."""
+        replicas, ms = self._wait
+        if replicas == 0 or isinstance(self.redis, aioredis.RedisCluster):
+            return await self.run(name, base, *args)
+        script = self.script(name)
+        with redis_door():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.eval(script.text, 1, base, *args)  # type: ignore[arg-type]
+                pipe.execute_command("WAIT", replicas, ms)
+                reply, _ = await pipe.execute()
+                return reply
+
+    async def run_many(self, calls: list[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        """Many scripts in one round trip. Each result stands alone: an error is returned, not raised."""
+        with redis_door():
+            results = await self._pipeline([(self.script(n).sha, b, a) for n, b, a in calls], by_sha=True)
+            unknown = [i for i, r in enumerate(results) if isinstance(r, redis_errors.NoScriptError)]
+            if unknown:
+                again = [(self.script(calls[i][0]).text, calls[i][1], calls[i][2]) for i in unknown]
+                for i, result in zip(unknown, await self._pipeline(again, by_sha=False), strict=True):
+                    results[i] = result
+            return results
+
+    async def _pipeline(self, calls: list[tuple[str, str, tuple[Any, ...]]], *, by_sha: bool) -> list[Any]:
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for code, base, args in calls:
+                if by_sha:
+                    pipe.evalsha(code, 1, base, *args)
+                else:
+                    pipe.eval(code, 1, base, *args)
+            return list(await pipe.execute(raise_on_error=False))
+
+
+def pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    """A flat HGETALL reply as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

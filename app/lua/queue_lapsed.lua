@@ -1,0 +1,3 @@
+-- Leases that ran out: their holder died between two steps. ARGV: most. The slot stays taken until the sweep has
+-- looked at the message itself, so that a running message is never doubled. Returns M, M, ...
+return redis.call('ZRANGEBYSCORE', base .. 'leases', '-inf', now_ms(), 'LIMIT', 0, ARGV[1])
