@@ -1,11 +1,12 @@
 """Every Redis key: its name, its type, who writes it, how long it lives.
 
-A message's keys live in the partition of (account, message id); an account's queue, leases, list and feed in the
+A message's keys live in the partition of (account, message id), an account's queue, leases, list and feed in the
 partition of the account. A partition is a hash tag, so everything in it shares one Redis Cluster slot and one Lua
 script can touch it. Tags are searched for so that partition i lands in the i-th equal band of the 16,384 slots: the
 obvious tags ``{0}`` … ``{15}`` leave masters without a key.
 
-In the names below ``M`` is ``<account>/<message id>``, ``A`` the account, ``W`` a worker's name, ``G`` a consumer group.
+In the names below ``M`` is ``<account>/<message id>``, ``A`` the account, ``W`` a worker's name, ``G`` a
+consumer group.
 
 ======================  ======  ==================  =====================================================
 message partition       type    written by          holds, and for how long

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from app.errors import StartFailed
 from msgspec import Meta
+
+from app.errors import StartFailed
 
 Positive = Meta(ge=1)
 

@@ -152,7 +152,7 @@ class Assembler:
         self._tools: dict[int, bytes] = {}  # slot -> index; tool blocks stay open, their fragments may interleave
 
     def start(self) -> list[Draft]:
-        message = {
+        message: dict[str, Any] = {
             "id": self.message_id,
             "type": "message",
             "role": "assistant",

@@ -18,7 +18,7 @@ def decode(raw: tuple[bytes, dict[bytes, bytes]] | list[Any]) -> Entry:
 async def read(redis: Redis, key: str, after: int = 0, count: int | None = None) -> list[Entry]:
     """Events numbered above ``after``, in order, at most ``count``. Empty when the log is gone. Raises Unavailable."""
     with redis_door():
-        raw = await redis.xrange(key, min=f"{after + 1}-0", count=count)
+        raw: list[Any] = await redis.xrange(key, min=f"{after + 1}-0", count=count) or []
     return [decode(item) for item in raw]
 
 

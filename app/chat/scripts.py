@@ -63,9 +63,9 @@ class Scripts:
         script = self.script(name)
         with redis_door():
             try:
-                return await self.redis.evalsha(script.sha, 1, base, *args)  # type: ignore[arg-type, misc]
+                return await self.redis.evalsha(script.sha, 1, base, *args)
             except redis_errors.NoScriptError:
-                return await self.redis.eval(script.text, 1, base, *args)  # type: ignore[arg-type, misc]
+                return await self.redis.eval(script.text, 1, base, *args)
 
     async def run_durably(self, name: str, base: str, *args: str | bytes | int | float) -> Any:
         """`run`, then a bounded WAIT for the replicas on the connection that wrote, where the settings ask for it."""
@@ -75,7 +75,7 @@ class Scripts:
         script = self.script(name)
         with redis_door():
             async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.eval(script.text, 1, base, *args)  # type: ignore[arg-type]
+                pipe.eval(script.text, 1, base, *args)
                 pipe.execute_command("WAIT", replicas, ms)
                 reply, _ = await pipe.execute()
                 return reply

@@ -9,7 +9,7 @@ if ARGV[6] == '1' then
 elseif redis.call('ZCARD', wait) >= tonumber(ARGV[5]) then
   return 0
 end
-redis.call('HSET', base .. 'limit:' .. account, 'r', ARGV[4])
+redis.call(ARGV[6] == '1' and 'HSETNX' or 'HSET', base .. 'limit:' .. account, 'r', ARGV[4])
 redis.call('ZADD', wait, created, id)
 local list = base .. 'list:' .. account
 if not redis.call('ZSCORE', list, id) then

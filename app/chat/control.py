@@ -1,0 +1,51 @@
+"""Hints between processes over pub/sub: there is work, this message is no longer yours, a feed has a new entry.
+
+A hint only saves time. Losing one (Redis restarted, the connection broke) is harmless: a worker polls its queue, and
+learns of a lost claim from its next append or renewal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+POLL_S = 1.0
+"""How long a lost hint can delay work."""
+
+_ERRORS = (redis_errors.RedisError, OSError)
+
+
+async def listen(
+    open_client: Callable[[], aioredis.Redis], channels: Callable[[], dict[str, Callable[[bytes], None]]]
+) -> None:
+    """Calls each channel's function with every hint, for ever.
+
+    ``channels`` is asked again each second, since a worker may take a new name; subscriptions follow it.
+    """
+    while True:
+        client = open_client()
+        try:
+            async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                await _serve(pubsub, channels)
+        except _ERRORS:
+            await anyio.sleep(0.2)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                await client.aclose()
+
+
+async def _serve(pubsub: aioredis.client.PubSub, channels: Callable[[], dict[str, Callable[[bytes], None]]]) -> None:
+    subscribed: set[str] = set()
+    while True:
+        wanted = channels()
+        if new := set(wanted) - subscribed:
+            await pubsub.subscribe(*new)
+        if old := subscribed - set(wanted):
+            await pubsub.unsubscribe(*old)
+        subscribed = set(wanted)
+        hint = await pubsub.get_message(timeout=POLL_S)
+        if hint and (call := wanted.get(hint["channel"].decode())):
+            call(hint["data"])

@@ -1,0 +1,313 @@
+"""The life of a message: the only writer of its state. Every step is one Lua script.
+
+Choices:
+
+1. A step that also moves the account's queue is two scripts, the message's first. What dies between them is found by
+   `liveness` (a lapsed lease or a check that is due) and finished from the message's own state.
+2. The caller of a step is answered only after both scripts; a message whose creation the queue refuses is taken back.
+   A twin that arrives under the same Idempotency-Key inside that very moment may be told of a message that is gone.
+3. The account's feed event is posted in the script that frees the message's place, so a repair repeats nothing.
+
+Who wins: the first script to put a final state. Afterwards append, finish, cancel, expire and abandon change nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import msgspec
+
+from app import ids
+from app.chat.events import error_value
+from app.chat.message import Message, from_hash
+from app.chat.queue import Queue
+from app.chat.scripts import Redis, Scripts, pairs, redis_door
+from app.errors import Conflict, NotFound, RateLimited
+from app.redis_keys import Keys
+from app.settings import Settings
+
+OBSERVERS_GRACE_MS = 10_000
+"""How long the log of a deleted message stays for observers that are still reading it."""
+
+DEADLINE_ERROR = error_value(
+    "timeout_error", "deadline exceeded", "DEADLINE_EXCEEDED", "The answer was not finished before its deadline."
+)
+WORKER_LOST_ERROR = error_value(
+    "api_error", "the worker was lost", "WORKER_LOST", "The process generating the answer was lost."
+)
+
+
+class NewMessage(msgspec.Struct, kw_only=True):
+    """What initiate asks for, checked and completed with defaults. ``request`` is the models' request as JSON."""
+
+    id: str
+    account: str
+    user: str
+    key_id: str
+    request_id: str
+    model: str
+    message_count: int
+    request: bytes
+    metadata: dict[str, Any]
+    thread: str = ""
+    stream_type: str = "default"
+    deadline_s: int
+    idle_s: int
+    retention_s: int
+    unseen_s: int = 0
+    on_worker_loss: Literal["restart", "error"] = "restart"
+    digest: str = ""
+    max_running: int
+    max_queued: int
+
+
+Claimed = tuple[Message, bytes, bytes]
+"""A claimed message, its request as JSON, and the value of the restart event its attempt began with (or empty)."""
+
+
+class Lifecycle:
+    """Steps of messages in one Redis. Every method raises `Unavailable` when Redis does not answer."""
+
+    def __init__(self, redis: Redis, keys: Keys, settings: Settings) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.settings = settings
+        self.scripts = Scripts(redis, (settings.wait_replicas, settings.wait_ms))
+        self.queue = Queue(self.scripts, keys, settings)
+        self._channels = f"{keys.prefix}:"
+
+    async def create(self, new: NewMessage) -> int:
+        """Creates the message and puts it in its account's queue; answers the time of creation in ms.
+
+        Raises Conflict when the id is taken, RateLimited when the account's queue is full (nothing remains then).
+        """
+        base, member = self.keys.message_base(new.account, new.id), f"{new.account}/{new.id}"
+        await self.queue.refuse_when_full(new.account, new.max_queued, new.id)
+        nonce = ids.token()
+        reply = await self.scripts.run_durably(
+            "message_create",
+            base,
+            member,
+            nonce,
+            new.retention_s,
+            new.deadline_s * 1000,
+            new.unseen_s,
+            new.digest,
+            new.request,
+            *_creation_fields(new),
+        )
+        if reply[0] == b"taken":
+            raise Conflict("this message_id is already in use", message_id=new.id)
+        created = int(reply[1])
+        if reply[0] == b"created":
+            message = _as_created(new, created)
+            if not await self.queue.enter(message, new.max_running, new.max_queued):
+                await self.scripts.run("message_undo", base, member, nonce)
+                raise RateLimited(f"the account already has {new.max_queued} messages waiting", retry_after=1)
+        return created
+
+    async def read(self, account: str, message_id: str) -> Message | None:
+        """The message, or None when it never was, is deleted, or is past its retention."""
+        with redis_door():
+            fields = await self.redis.hgetall(self.keys.message(account, message_id))
+        return from_hash(f"{account}/{message_id}", cast(dict[bytes, bytes], fields)) if fields else None
+
+    async def read_many(self, account: str, message_ids: list[str]) -> list[Message | None]:
+        """`read` for several of one account, in one round trip, in the order asked."""
+        with redis_door():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for message_id in message_ids:
+                    pipe.hgetall(self.keys.message(account, message_id))
+                rows = await pipe.execute()
+        return [
+            from_hash(f"{account}/{message_id}", row) if row else None
+            for message_id, row in zip(message_ids, rows, strict=True)
+        ]
+
+    async def claim(self, account: str, message_id: str, worker: str, token: str) -> Claimed | None:
+        """Takes the message for ``worker`` under ``token``; None when there is nothing to do (its place is freed)."""
+        member = f"{account}/{message_id}"
+        reply = await self.scripts.run(
+            "message_claim", self.keys.message_base(account, message_id), member, worker, token
+        )
+        if reply[0] == b"claimed":
+            message = from_hash(member, pairs(reply[5:]))
+            if message.attempt == 1:
+                await self.queue.post(message, "message.processing")
+            return message, reply[3], reply[4]
+        if reply[0] == b"final":
+            await self.queue.leave(from_hash(member, pairs(reply[1:])))
+        elif reply[0] == b"gone":
+            await self.queue.forget(account, message_id)
+        return None
+
+    async def finish(
+        self,
+        message: Message,
+        token: str,
+        status: Literal["completed", "error"],
+        values: list[str | bytes | int | float],
+        first: int,
+        events: list[bytes],
+    ) -> Message | int | None:
+        """The worker's last word. The final record, or the seq after which events must be sent again, or None: lost."""
+        reply = await self.scripts.run_durably(
+            "message_finish",
+            self.keys.message_base(message.account, message.id),
+            message.member,
+            token,
+            status,
+            len(values),
+            *values,
+            first,
+            *events,
+        )
+        if reply[0] == b"done":
+            final = from_hash(message.member, pairs(reply[1:]))
+            await self.queue.leave(final)
+            return final
+        return int(reply[1]) if reply[0] == b"refill" else None
+
+    async def cancel(self, account: str, message_id: str, why: Literal["user", "unobserved"] = "user") -> Message:
+        """Cancels a pending or processing message; a cancelled one answers the same again.
+
+        Raises NotFound, or Conflict (with ``status``) when it has completed or failed already.
+        """
+        member = f"{account}/{message_id}"
+        value = msgspec.json.encode({"reason": why})
+        reply = await self.scripts.run_durably(
+            "message_cancel", self.keys.message_base(account, message_id), member, self._channels, why, value
+        )
+        if reply[0] == b"gone":
+            raise missing(message_id)
+        message = from_hash(member, pairs(reply[1:]))
+        if reply[0] == b"cancelled":
+            await self.queue.leave(message)
+        elif reply[0] == b"final":
+            raise Conflict(
+                f"the message has ended already: {message.status}",
+                details={"status": message.status},
+                message_id=message_id,
+            )
+        return message
+
+    async def delete(self, account: str, message_id: str) -> Message:
+        """Deletes the message, cancelling it first when it is active; the record as it was. Raises NotFound."""
+        member = f"{account}/{message_id}"
+        value = msgspec.json.encode({"reason": "deleted"})
+        reply = await self.scripts.run_durably(
+            "message_delete",
+            self.keys.message_base(account, message_id),
+            member,
+            self._channels,
+            value,
+            OBSERVERS_GRACE_MS,
+        )
+        if reply[0] == b"gone":
+            # a crash may have come between the two scripts of an earlier delete: freeing the place again is harmless
+            await self.queue.forget(account, message_id)
+            raise missing(message_id)
+        before = from_hash(member, pairs(reply[1:]))
+        gone = before if before.final else msgspec.structs.replace(before, status="cancelled", done=_now())
+        await self.queue.leave(gone, unlist=True)
+        return before
+
+    async def expire(self, member: str) -> Message | None:
+        """Ends a message whose deadline has passed; None when it has not, or has ended."""
+        reply = await self.scripts.run("message_expire", self._base(member), member, self._channels, DEADLINE_ERROR)
+        if reply[0] != b"failed":
+            return None
+        message = from_hash(member, pairs(reply[1:]))
+        await self.queue.leave(message)
+        return message
+
+    async def take_from_dead(self, member: str, worker: str) -> Message | None:
+        """Takes the message from a worker found dead: it restarts, or ends with an error. None: nothing to take."""
+        return await self._abandon(member, "dead", worker, "worker_lost")
+
+    async def hand_back(self, member: str, token: str) -> Message | None:
+        """A stopping worker gives up its claim; the message restarts elsewhere, and it does not count as a loss."""
+        return await self._abandon(member, "handback", token, "worker_stopped")
+
+    async def settle(self, member: str, group: str) -> int:
+        """``group`` is done with the finished message; how many groups it still waits for (-1: it is gone)."""
+        return int(await self.scripts.run("message_settle", self._base(member), member, group))
+
+    async def seen(self, messages: Iterable[Message]) -> None:
+        """Renews the observed-lease of messages that are cancelled when nobody watches them (``unseen_s`` > 0)."""
+        now = _now()
+        with redis_door():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for message in messages:
+                    member = message.member
+                    pipe.zadd(f"{self._base(member)}unseen", {member: now + message.unseen_s * 1000}, xx=True)
+                await pipe.execute()
+
+    async def repair(self, member: str) -> None:
+        """Finishes what a dead process left between the two scripts of a step, from the message's own state."""
+        account, _, message_id = member.partition("/")
+        message = await self.read(account, message_id)
+        if message is None:
+            await self.queue.forget(account, message_id)
+        elif message.final:
+            await self.queue.leave(message)
+        elif message.worker:
+            await self.queue.renew([member])
+        else:
+            await self.queue.offer(message)
+        with redis_door():
+            await self.redis.zrem(f"{self._base(member)}check", member)
+
+    async def _abandon(self, member: str, how: str, who: str, reason: str) -> Message | None:
+        reply = await self.scripts.run(
+            "message_abandon",
+            self._base(member),
+            member,
+            how,
+            who,
+            self.settings.max_attempts,
+            self._channels,
+            WORKER_LOST_ERROR,
+            reason,
+        )
+        if reply[0] == b"none":
+            return None
+        message = from_hash(member, pairs(reply[1:]))
+        if reply[0] == b"requeue":
+            await self.queue.requeue(message)
+        else:
+            await self.queue.leave(message)
+        return message
+
+    def _base(self, member: str) -> str:
+        account, _, message_id = member.partition("/")
+        return self.keys.message_base(account, message_id)
+
+
+def missing(message_id: str) -> NotFound:
+    """The one answer for a message that never was, is deleted, is past its retention, or is another's."""
+    return NotFound("message", f"there is no message {message_id!r}", message_id=message_id)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _creation_fields(new: NewMessage) -> list[str | bytes | int]:
+    return [
+        *("st", new.stream_type, "us", new.user, "th", new.thread, "ky", new.key_id, "mo", new.model),
+        *("mc", new.message_count, "md", msgspec.json.encode(new.metadata), "is", new.idle_s),
+        *("ow", new.on_worker_loss[0], "ri", new.request_id),
+    ]
+
+
+def _as_created(new: NewMessage, created: int) -> Message:
+    fields = _creation_fields(new)
+    named = {
+        str(k).encode(): v if isinstance(v, bytes) else str(v).encode()
+        for k, v in zip(fields[::2], fields[1::2], strict=True)
+    }
+    stamp = str(created).encode()
+    return from_hash(f"{new.account}/{new.id}", named | {b"s": b"pending", b"c": stamp, b"u": stamp})
