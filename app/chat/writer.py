@@ -110,6 +110,7 @@ class Writer:
         self._lifecycle = lifecycle
         self._waiting: dict[str, Outbox] = {}
         self._work = anyio.Event()
+        self.patient = True  # False when the process is stopping: `finish` then tries once, and the sweep does the rest
 
     def put(self, outbox: Outbox, drafts: list[Draft]) -> None:
         """Takes events for ``outbox`` and returns at once."""
@@ -131,6 +132,8 @@ class Writer:
             try:
                 reply = await self._lifecycle.finish(outbox.message, outbox.token, status, fields, first, flat)
             except Unavailable:
+                if not self.patient:
+                    return None
                 await anyio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
                 continue

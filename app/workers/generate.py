@@ -1,7 +1,8 @@
 """Generating answers: take a waiting message, ask its model, write every event, finish it.
 
-The path of one message through `GenerateWorker`: claim a place in the queue, claim the message under a fresh token, open
-the model, turn its deltas into events, hand them to the writer, and put the final state in one step with the last event.
+The path of one message through `GenerateWorker`: claim a place in the queue, claim the message under a fresh token,
+open the model, turn its deltas into events, hand them to the writer, and put the final state in one step with the
+last event.
 
 Who ends a generation, and what it then does:
 
@@ -61,6 +62,7 @@ class Generation:
         self.scope = anyio.CancelScope()
         self.why: Why = ""
         self.message: Message | None = None
+        self.complete = False
         self.heard = time.monotonic()
 
     def stop(self, why: Why) -> None:
@@ -81,6 +83,7 @@ class GenerateWorker:
         self._metrics = metrics
         self._running: dict[str, Generation] = {}
         self._wake = anyio.Event()
+        self._ended = anyio.Event()
         self._stopping = False
         self._turn = 0
         self.writer = Writer(lifecycle)
@@ -112,9 +115,11 @@ class GenerateWorker:
         """Claims nothing more, lets running messages go on for ``drain_s``, then hands them back."""
         self._stopping = True
         self._wake.set()
-        deadline = time.monotonic() + self._settings.drain_s
-        while self._running and time.monotonic() < deadline:
-            await anyio.sleep(0.05)
+        with anyio.move_on_after(self._settings.drain_s):
+            while self._running:
+                self._ended = anyio.Event()
+                await self._ended.wait()
+        self.writer.patient = False
         for generation in list(self._running.values()):
             generation.stop("stopping")
 
@@ -192,6 +197,7 @@ class GenerateWorker:
                     await self._attempt(generation, token, *claimed)
         finally:
             del self._running[generation.member]
+            self._ended.set()
             self._wake.set()
 
     async def _attempt(
@@ -205,6 +211,7 @@ class GenerateWorker:
         with generation.scope:
             try:
                 await self._stream(generation, outbox, assembler, request)
+                generation.complete = True
             except UpstreamFailed as error:
                 failure = error
             except msgspec.ValidationError:
@@ -246,11 +253,11 @@ class GenerateWorker:
         if generation.why == "lost":
             self._say(message, "abandoned", outbox)
             return
-        if generation.why == "stopping" and failure is None:
+        if generation.why == "stopping" and failure is None and not generation.complete:
             outbox.lost = True
             await self._hand_back(message, outbox)
             return
-        if generation.why == "silent":
+        if generation.why == "silent" and not generation.complete:
             failure = _failed(
                 "timeout_error", "IDLE_TIMEOUT", f"The model was silent for more than {message.idle_s} seconds."
             )
