@@ -224,7 +224,7 @@ async def test_an_engine_that_cannot_start_says_why_in_one_line(short_tmp: Path)
             pass
         with (short_tmp / "postgres" / "postgresql.conf").open("a") as file:
             file.write("nonsense = 1\n")
-        with pytest.raises(StartFailed, match="PostgreSQL cannot start: .*FATAL") as caught:
+        with pytest.raises(StartFailed, match=r"PostgreSQL cannot start: .*FATAL") as caught:
             async with embedded(home):
                 pass
         assert "\n" not in caught.value.message
