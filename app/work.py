@@ -27,7 +27,7 @@ from app.llm.types import Model
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
-from app.telemetry import Metrics, configure_logging
+from app.telemetry import configure_logging
 from app.workers.generate import GenerateWorker
 from app.workers.loop import GroupConsumer, Handler
 
@@ -61,7 +61,7 @@ async def _generate(stack: AsyncExitStack, resources: Resources, lifecycle: Life
         tg.start_soon(_stop_on_signal, worker.stop)
         tg.start_soon(listen, resources.blocking_redis, lambda: worker.channels)
         tg.start_soon(Sweeper(lifecycle, resources.metrics.reclaimed).run)
-        tg.start_soon(pulse, worker.heart.name)
+        tg.start_soon(pulse, lambda: worker.heart.name)
         log.info("worker.started", kind="generate", worker=worker.heart.name)
         await worker.run(until_idle=until_idle)
         tg.cancel_scope.cancel()
@@ -95,7 +95,7 @@ async def _background(resources: Resources, lifecycle: Lifecycle, until_idle: bo
         tg.start_soon(heart.run)
         tg.start_soon(listen, resources.blocking_redis, lambda: {channel: wake})
         tg.start_soon(Sweeper(lifecycle, resources.metrics.reclaimed).run)
-        tg.start_soon(pulse, heart.name)
+        tg.start_soon(pulse, lambda: heart.name)
         log.info("worker.started", kind="background", worker=heart.name)
         async with anyio.create_task_group() as work:
             for consumer in consumers:

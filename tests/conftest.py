@@ -15,10 +15,11 @@ from pathlib import Path
 import anyio.from_thread
 import asyncpg
 import pytest
+from redis.asyncio import Redis
+
 from app.engines.embedded import embedded
 from app.engines.home import Urls, hold
 from app.settings import Settings, environment
-from redis.asyncio import Redis
 
 
 @pytest.fixture

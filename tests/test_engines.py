@@ -13,13 +13,14 @@ import anyio
 import asyncpg
 import msgspec
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
 from app.engines.embedded import Engines, embedded
 from app.engines.home import Urls, hold, lock_owner, running_engines
 from app.engines.process import running_in
 from app.engines.server import Written
 from app.errors import StartFailed
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 REPOSITORY = Path(__file__).parents[1]
 

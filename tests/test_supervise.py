@@ -17,13 +17,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
 from app.engines.home import lock_owner, running_engines
 from app.engines.process import running_in
 from app.errors import StartFailed
 from app.settings import Settings
 from app.supervise import Program, free_port, page_address, supervise
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -135,7 +135,12 @@ class MessageRoutes:
             entries = await log.read_attempt(routes.lifecycle.redis, key, message.attempt)
             return _message_object(message, content_of(entries))
 
-        @get(f"{PATH}/{{message_id:str}}/status", opt={"scope": "messages:read"}, operation_id="status", tags=["messages"])
+        @get(
+            f"{PATH}/{{message_id:str}}/status",
+            opt={"scope": "messages:read"},
+            operation_id="status",
+            tags=["messages"],
+        )
         async def status(request: AnyRequest, message_id: str) -> dict[str, Any]:
             """State, times and figures of a message, without observing it."""
             return (await routes.visible(caller_of(request), message_id)).status_object()
@@ -161,7 +166,13 @@ class MessageRoutes:
         paths = [f"{PATH}/{{message_id:str}}", f"{PATH}/{{message_id:str}}/delete"]
         removal = delete(paths, opt={"scope": "messages:write"}, operation_id="delete", tags=["messages"])(remove)
 
-        @post("/v1/stream-tokens", opt={"scope": "messages:read"}, status_code=200, operation_id="createStreamToken", tags=["messages"])
+        @post(
+            "/v1/stream-tokens",
+            opt={"scope": "messages:read"},
+            status_code=200,
+            operation_id="createStreamToken",
+            tags=["messages"],
+        )
         async def stream_token(request: AnyRequest) -> dict[str, str]:
             """A signed token for browsers: to observe and cancel these messages, or to follow the account's feed."""
             return await routes.make_token(request)
@@ -179,7 +190,7 @@ class MessageRoutes:
             token = self.accounts.issue_token(caller, feed=True, expires_at=expires)
         else:
             messages = [await self.visible(caller, message_id) for message_id in dict.fromkeys(body.message_ids)]
-            expires = max(max(m.deadline / 1000 for m in messages), time.time()) + TOKEN_GRACE_S
+            expires = max(*(m.deadline / 1000 for m in messages), time.time()) + TOKEN_GRACE_S
             token = self.accounts.issue_token(caller, message_ids=[m.id for m in messages], expires_at=expires)
         return {"token": token, "expires_at": iso(round(expires * 1000))}
 

@@ -1,0 +1,188 @@
+"""The whole program as processes: engines of its own, web and worker processes that a test may kill, a scripted model.
+
+``async with system(short_tmp) as s`` gives a fresh deployment. Models are named as `tests.upstream` reads them, through
+the direct path; with ``lite-`` in front the same model is asked through litellm.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+import msgspec
+
+from app.engines.embedded import Engines, embedded
+from app.engines.home import hold
+from app.settings import Settings
+from tests.rig import until
+from tests.sse import Event, read_events
+from tests.upstream import Upstream, upstream
+
+ROOT = Path(__file__).parent.parent
+KEY = "rp_live_0123456789abcdefghjkmnpqrstvwxyz"
+
+MODELS = (
+    "t20", "t20-p50", "t200-p100", "t400-p100", "t500-p50", "t2000", "stall10", "stall0", "slowstart2-t20", "t20-think5-tool",
+    "fail429x2-t20", "fail500", "cut10", "err10", "short10", "t1", "t60-p20",
+)  # fmt: skip
+
+
+class System:
+    """One deployment. ``url`` is the address of the first web process."""
+
+    def __init__(self, place: Path, settings: Settings, up: Upstream, engines: Engines) -> None:
+        self.place = place
+        self.settings = settings
+        self.up = up
+        self.engines = engines
+        self.urls: list[str] = []
+        self.webs: list[Process] = []
+        self.workers: list[Process] = []
+        self._logs = 0
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
+
+    def client(self, key: str = KEY, web: int = 0) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.urls[web], headers={"X-API-Key": key}, timeout=30)
+
+    async def spawn(self, *command: str, **changes: Any) -> Process:
+        """``python -m app COMMAND`` with this deployment's settings."""
+        env = msgspec.structs.replace(self.settings, **changes).child_environment()
+        self._logs += 1
+        with (self.place / f"{self._logs}-{command[0]}.log").open("wb") as log:
+            process = await anyio.open_process(
+                [sys.executable, "-m", "app", *command], cwd=ROOT, env=env, stdout=log, stderr=log, stdin=None
+            )
+        return process._process  # type: ignore[attr-defined]  # the bare one: its wait() is not tied to streams
+
+    async def start_web(self, **changes: Any) -> int:
+        """Another web process; its number."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = await self.spawn("serve", port=port, **changes)
+        self.webs.append(process)
+        self.urls.append(f"http://127.0.0.1:{port}")
+        async with self.client(web=len(self.urls) - 1) as client:
+
+            async def live() -> bool:
+                assert process.returncode is None, self.logs()
+                with suppress(httpx.HTTPError):
+                    return (await client.get("/health/live")).status_code == 200
+                return False
+
+            await until(live, 20)
+        return len(self.urls) - 1
+
+    async def start_worker(self, *options: str, **changes: Any) -> Process:
+        """Another generate process; returns when one more is alive."""
+        before = await self.workers_alive()
+        process = await self.spawn("work", "generate", *options, **changes)
+        self.workers.append(process)
+
+        async def more() -> bool:
+            assert process.returncode is None, self.logs()
+            return await self.workers_alive() > before
+
+        if "--until-idle" not in options:
+            await until(more, 30)
+        return process
+
+    async def workers_alive(self) -> int:
+        async with self.client() as client:
+            body = (await client.get("/health/ready")).json()
+        return int(body["workers"]["generate"])
+
+    async def initiate(self, client: httpx.AsyncClient, model: str = "t20", **body: Any) -> str:
+        """A message's id."""
+        params = {"message_id": body.pop("message_id")} if "message_id" in body else {}
+        turns = [{"role": "user", "content": body.pop("text", "hello")}]
+        answer = await client.post("/v1/messages/async", params=params, json={"model": model, "messages": turns} | body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["message_id"])
+
+    async def status(self, client: httpx.AsyncClient, message_id: str) -> dict[str, Any]:
+        answer = await client.get(f"/v1/messages/async/{message_id}/status")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def ended(self, client: httpx.AsyncClient, message_id: str, seconds: float = 20) -> dict[str, Any]:
+        """The status once the message has ended."""
+
+        async def final() -> dict[str, Any] | None:
+            status = await self.status(client, message_id)
+            return status if status["completed_at"] else None
+
+        return dict(await until(final, seconds))
+
+    async def written(self, client: httpx.AsyncClient, message_id: str, seq: int, seconds: float = 10) -> None:
+        """Returns once the message has an event numbered ``seq`` or above."""
+
+        async def reached() -> bool:
+            return int((await self.status(client, message_id))["metadata"]["last_seq"]) >= seq
+
+        await until(reached, seconds)
+
+    async def observe(self, client: httpx.AsyncClient, message_id: str, after: int = 0) -> list[Event]:
+        """Every event from a cursor to the end, resumed as often as it takes."""
+        return await read_events(client, f"/v1/messages/async/{message_id}/stream", after)
+
+    def logs(self) -> str:
+        """What the processes printed, for the message of a failed test."""
+        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.place.glob("*.log")))
+
+    def stop(self, processes: Iterable[Process]) -> None:
+        for process in processes:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)
+                    process.kill()
+
+
+@asynccontextmanager
+async def system(place: Path, *, workers: int = 1, webs: int = 1, **changes: Any) -> AsyncIterator[System]:
+    """A deployment for the time of a test; every process is gone afterwards."""
+    async with upstream() as up, hold(place / "data") as home, embedded(home) as engines:
+        models = place / "models.toml"
+        models.write_text("".join(_aliases(up.base_url)))
+        settings = Settings(
+            redis_url=engines.urls.redis_url,
+            database_url=engines.urls.database_url,
+            data_dir=str(place / "data"),
+            root_key=KEY,
+            models_file=str(models),
+            log_format="json",
+            **changes,
+        )
+        made = System(place, settings, up, engines)
+        try:
+            migrated = await made.spawn("migrate")
+            assert await migrated.wait() == 0, made.logs()
+            for _ in range(webs):
+                await made.start_web()
+            for _ in range(workers):
+                await made.start_worker()
+            yield made
+        finally:
+            made.stop([*made.webs, *made.workers])
+            with anyio.CancelScope(shield=True):
+                for process in [*made.webs, *made.workers]:
+                    await process.wait()
+
+
+def _aliases(base_url: str) -> Iterable[str]:
+    for name in MODELS:
+        yield f'[models."{name}"]\nmodel = "{name}"\napi_base = "{base_url}"\napi_key = "k"\n'
+        yield f'[models."lite-{name}"]\nmodel = "openai/{name}"\napi_base = "{base_url}"\napi_key = "k"\napi = "litellm"\n'

@@ -1,0 +1,169 @@
+"""What survives: workers, web processes and Redis killed or frozen at the worst moments, on a real deployment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from tests.rig import until
+from tests.sse import Event, assert_dense, frames, text_of
+from tests.system import System, system
+
+TOLD_WITHIN_S = 6.0
+"""Observers learn of a lost worker within this; PROTOCOL.md promises it, so it is a bound and no timing of the test."""
+
+
+async def observing(s: System, client, message_id: str, into: list[Event]) -> None:
+    into += await s.observe(client, message_id)
+
+
+@pytest.mark.parametrize(("model", "seq"), [("slowstart2-t20", 1), ("t200-p100", 40)])
+async def test_a_killed_worker_is_replaced_by_another(short_tmp: Path, model: str, seq: int):
+    async with system(short_tmp, workers=2) as s, s.client() as client:
+        message_id = await s.initiate(client, model)
+        seen: list[Event] = []
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(observing, s, client, message_id, seen)
+            await s.written(client, message_id, seq)
+            victim = await worker_of(s, message_id)
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+
+            async def told() -> bool:
+                return (await s.status(client, message_id))["metadata"]["last_seq"] > 1_000_000
+
+            await until(told, TOLD_WITHIN_S + 1)
+            assert time.monotonic() - killed < TOLD_WITHIN_S
+        status = await s.ended(client, message_id)
+        assert (status["status"], status["metadata"]["attempt"]) == ("completed", 2)
+        assert_dense(seen)
+        assert text_of(seen) == s.up.text(model)
+        assert [e.type for e in seen].count("message_restart") == 1
+        again = await s.observe(client, message_id)
+        assert [e.raw for e in again] == [e.raw for e in seen]
+
+
+async def worker_of(s: System, message_id: str) -> int:
+    """The pid of the worker that has the upstream connection: only it holds a socket to the upstream's port."""
+    port = s.up.root_url.rsplit(":", 1)[1]
+    for process in s.workers:
+        if process.returncode is None and _talks_to(process.pid, int(port)):
+            return process.pid
+    raise AssertionError(f"no worker asks the upstream for {message_id}")
+
+
+def _talks_to(pid: int, port: int) -> bool:
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(str(fd.readlink()))
+        except FileNotFoundError:
+            continue
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        parts = line.split()
+        remote = int(parts[2].split(":")[1], 16)
+        if remote == port and parts[3] == "01" and f"socket:[{parts[9]}]" in inodes:
+            return True
+    return False
+
+
+async def test_a_killed_web_process_costs_nothing_but_a_reconnect(short_tmp: Path):
+    async with system(short_tmp, webs=2) as s, s.client() as client, s.client(web=1) as other:
+        message_id = await s.initiate(client, "t200-p100")
+        first: list[Event] = []
+        async with client.stream("GET", f"/v1/messages/async/{message_id}/stream") as response:
+            try:
+                async for event in frames(response):
+                    first.append(event)
+                    if len(first) == 30:
+                        s.webs[0].kill()
+            except httpx.TransportError:
+                pass  # it was killed
+        rest = await s.observe(other, message_id, after=int(first[-1].id))
+        assert_dense([*first, *rest])
+        assert text_of([*first, *rest]) == s.up.text("t200-p100")
+
+
+async def test_redis_killed_and_restarted_loses_and_doubles_nothing(short_tmp: Path):
+    async with system(short_tmp) as s, s.client() as client:
+        message_id = await s.initiate(client, "t400-p100")
+        seen: list[Event] = []
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(observing, s, client, message_id, seen)
+            await s.written(client, message_id, 50)
+            os.kill(s.engines.redis.pid, signal.SIGKILL)
+        assert_dense(seen)
+        assert text_of(seen) == s.up.text("t400-p100")
+        status = await s.ended(client, message_id)
+        assert (status["status"], status["metadata"]["attempt"]) == ("completed", 1)
+
+
+async def test_a_frozen_worker_that_wakes_up_changes_nothing(short_tmp: Path):
+    async with system(short_tmp, workers=1) as s, s.client() as client:
+        frozen = s.workers[0]
+        message_id = await s.initiate(client, "t400-p100")
+        await s.written(client, message_id, 50)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        await s.start_worker()
+        status = await s.ended(client, message_id, 40)
+        assert (status["status"], status["metadata"]["attempt"]) == ("completed", 2)
+        before = await s.observe(client, message_id)
+        closes = len(s.up.closes)
+        os.kill(frozen.pid, signal.SIGCONT)
+        await until(lambda: len(s.up.closes) > closes or s.up.active == 0, 10)
+        # the woken worker is a working worker again, under another name
+        s.stop([s.workers[1]])
+        again = await s.initiate(client, "t20")
+        assert (await s.ended(client, again))["status"] == "completed"
+        after = await s.observe(client, message_id)
+        assert [e.raw for e in after] == [e.raw for e in before]
+        assert_dense(after)
+        assert text_of(after) == s.up.text("t400-p100")
+        assert (await s.status(client, message_id))["updated_at"] == status["updated_at"]
+
+
+async def test_without_any_worker_a_message_ends_at_its_deadline(short_tmp: Path):
+    async with system(short_tmp, workers=1) as s, s.client() as client:
+        running = await s.initiate(client, "stall10", deadline_seconds=4)
+        await s.written(client, running, 5)
+        s.workers[0].kill()
+        waiting = await s.initiate(client, "t20", deadline_seconds=3)
+        for message_id in (running, waiting):
+            status = await s.ended(client, message_id, 12)
+            assert status["status"] == "error"
+            events = await s.observe(client, message_id)
+            assert events[-1].data["error"]["detail"]["code"] == "DEADLINE_EXCEEDED"
+            assert_dense(events)
+
+
+async def test_until_idle_two_workers_and_each_message_once(short_tmp: Path):
+    async with system(short_tmp, workers=0) as s, s.client() as client:
+        wanted = [await s.initiate(client, "t20", text=f"number {i}") for i in range(30)]
+        workers = [await s.start_worker("--until-idle") for _ in range(2)]
+        for worker in workers:
+            with anyio.fail_after(30):
+                assert await worker.wait() == 0, s.logs()
+        for message_id in wanted:
+            status = await s.status(client, message_id)
+            assert (status["status"], status["metadata"]["attempt"]) == ("completed", 1)
+        assert len(s.up.requests) == 30
+
+
+async def test_a_stopping_worker_hands_its_messages_back(short_tmp: Path):
+    async with system(short_tmp, workers=2, drain_s=0.5) as s, s.client() as client:
+        message_id = await s.initiate(client, "t200-p100")
+        await s.written(client, message_id, 20)
+        leaving = await worker_of(s, message_id)
+        os.kill(leaving, signal.SIGTERM)
+        status = await s.ended(client, message_id)
+        assert (status["status"], status["metadata"]["attempt"]) == ("completed", 2)
+        events = await s.observe(client, message_id)
+        assert next(e for e in events if e.type == "message_restart").data["reason"] == "worker_stopped"
+        with anyio.fail_after(5):
+            await next(p for p in s.workers if p.pid == leaving).wait()
