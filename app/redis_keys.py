@@ -23,10 +23,12 @@ message partition       type    written by          holds, and for how long
 ``own:W``               set     chat/lifecycle      the messages that worker owns
 ``alive:W``             string  chat/liveness       a worker's liveness; 5 s, renewed every 1.5 s
 ``sweep``               string  chat/liveness       one sweeper at a time; under a second
+``workers``             zset    chat/liveness       workers of every kind by last beat (first partition only)
 ``finished``            stream  chat/lifecycle      feed of finished messages; until every group settled
-``groups``              set     workers/loop        consumer groups of ``finished``
-``claims:G``            hash    workers/loop        entry id → claim token and worker of its delivery
-``dead``                stream  workers/loop        dead letters; 30 days
+``groups``              set     chat/groups         consumer groups of ``finished``
+``claims:G``            hash    chat/groups         entry id → claim token and number of deliveries
+``due:G``               zset    chat/groups         delivered entries by the end (ms) of their lease or pause
+``dead``                stream  chat/groups         dead letters; 30 days
 ======================  ======  ==================  =====================================================
 
 ======================  ======  ==================  =====================================================

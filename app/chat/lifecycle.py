@@ -231,10 +231,6 @@ class Lifecycle:
         """A stopping worker gives up its claim; the message restarts elsewhere, and it does not count as a loss."""
         return await self._abandon(member, "handback", token, "worker_stopped")
 
-    async def settle(self, member: str, group: str) -> int:
-        """``group`` is done with the finished message; how many groups it still waits for (-1: it is gone)."""
-        return int(await self.scripts.run("message_settle", self._base(member), member, group))
-
     async def seen(self, messages: Iterable[Message]) -> None:
         """Renews the observed-lease of messages that are cancelled when nobody watches them (``unseen_s`` > 0)."""
         now = _now()

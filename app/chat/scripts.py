@@ -31,14 +31,23 @@ def redis_door() -> Iterator[None]:
         raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error
 
 
+_PRELUDES = {
+    "queue": "queue_prelude.lua",
+    "feed": "queue_prelude.lua",
+    "group": "group_prelude.lua",
+    "dead": "group_prelude.lua",
+}
+
+
 class Script:
     """One Lua file with the shared preludes in front."""
 
     def __init__(self, name: str) -> None:
         folder = files("app") / "lua"
         parts = ["prelude.lua"]
-        if name.startswith(("queue_", "feed_")):
-            parts.append("queue_prelude.lua")
+        family = name.partition("_")[0]
+        if family in _PRELUDES:
+            parts.append(_PRELUDES[family])
         self.name = name
         self.text = "\n".join((folder / part).read_text() for part in [*parts, f"{name}.lua"])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()

@@ -53,8 +53,8 @@ local function expire_all(M, ms)
 end
 
 -- The one way into a final state: status, owner, schedules, retention and the feed entry change together. Retention
--- counts from here when no consumer group waits for the message; otherwise message_settle starts it, and thirty days
--- are the most an unsettled message is kept beyond its retention.
+-- counts from here when no consumer group waits for the message; otherwise its last group_done starts it, and thirty days
+-- are the most an unsettled message is kept beyond its retention. group_done settles.
 local function close(M, status, now, worker)
   local hash = hash_of(M)
   redis.call('HSET', hash, 's', status, 'u', now, 'd', now)

@@ -1,0 +1,14 @@
+-- ARGV: group, entry, claim token, M, reason, most deliveries, pause in ms. The entry is tried again after the pause, or
+-- goes to the dead letters, where it stays unsettled: its message is kept. Returns 'retry', 'dead' or 'lost'.
+local group, entry = ARGV[1], ARGV[2]
+local token, deliveries = claim_of(group, entry)
+if token ~= ARGV[3] then return 'lost' end
+local now = now_ms()
+if deliveries < tonumber(ARGV[6]) then
+  set_claim(group, entry, '', deliveries, now + tonumber(ARGV[7]))
+  return 'retry'
+end
+acknowledge(group, entry)
+redis.call('XADD', base .. 'dead', 'MINID', '~', (now - THIRTY_DAYS_MS) .. '-0', '*', 'group', group, 'entry', entry,
+  'message', ARGV[4], 'reason', ARGV[5], 'deliveries', deliveries)
+return 'dead'
