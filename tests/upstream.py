@@ -52,8 +52,8 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 _WORDS = (
-    "The", " quick", " brön", "\n", " 狐", " 🙂", " jumps", "\n\n", ' "over"', " \\n", " the", " lazy 👩‍👩‍👧", " dog.", " été",
-    "\r\n", " data: x\n\n", " Ω≈ç", " \u2028", " {}", " </b>", "\t", " नमस्ते",
+    "The", " quick", " brön", "\n", " 狐", " 🙂", " jumps", "\n\n", ' "over"', " \\n", " the", " lazy 👩‍👩‍👧", " dog.",
+    " été", "\r\n", " data: x\n\n", " Ω≈ç", " \u2028", " {}", " </b>", "\t", " नमस्ते",
 )  # fmt: skip
 _PROMPT_TOKENS = 11
 _SLICE = 64
@@ -104,7 +104,7 @@ def read_name(model: str) -> Spec | None:
     values: dict[str, Any] = {}
     flags = set()
     for part in model.rsplit("/", 1)[-1].split("-"):
-        match = re.fullmatch(r"([a-z]+)([\d.]*)(?:x(\d+))?", part)
+        match = re.fullmatch(r"([a-z]+?)([\d.]*)(?:x(\d+))?", part)
         if match is None:
             return None
         name, number, times = match[1], match[2], match[3]

@@ -7,7 +7,7 @@ far smaller than any provider's chunks: the worker turns them into content-block
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
 
@@ -133,3 +133,37 @@ class Model(Protocol):
     name: str
 
     def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[list[Delta]]]: ...
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model name leads, resolved: what a door needs to make one call. The key never appears in its repr."""
+
+    name: str
+    """The name the caller used."""
+    model: str
+    """The upstream's own name; with its provider prefix for litellm, without it on the direct path."""
+    path: Literal["direct", "litellm", "demo"]
+    api_base: str = ""
+    api_key: str = ""
+    params: dict[str, Any] = {}
+    """Merged into the upstream body last: what the operator wrote wins."""
+
+    def __repr__(self) -> str:
+        return f"Target({self.name!r} -> {self.model!r}, {self.path}, {self.api_base or 'default address'})"
+
+
+class Call(Protocol):
+    """One attempt at one upstream call. Errors are `app.errors.UpstreamFailed`, ``retryable`` if worth another try."""
+
+    async def read(self) -> list[Delta] | None:
+        """What the next read of the network brought (never an empty list); None when the answer is complete.
+
+        The first read makes the call. An answer that ends without the provider having said why is an error.
+        """
+
+    async def aclose(self) -> None:
+        """Close the upstream connection at once. Safe at any time and twice; the caller shields and bounds it."""
+
+
+Door = Callable[[Target, Request], Call]
+"""One of the two ways out: `openai_wire.door(http)` or `litellm_door.door()`. Makes a call, opens nothing yet."""
