@@ -1,0 +1,145 @@
+"""Consumer groups of finished messages: settling before expiry, claims, failures, dead letters."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from app.chat import groups as groups_module
+from app.chat.groups import Delivery, Groups
+from app.chat.lifecycle import Lifecycle
+from app.errors import RepriseError
+from app.settings import Settings
+from app.workers.loop import GroupConsumer
+from tests.rig import claim, lifecycle_on, new_message, until
+
+
+@pytest.fixture
+async def lifecycle(settings: Settings):
+    async with lifecycle_on(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def groups(lifecycle: Lifecycle) -> Groups:
+    return Groups(lifecycle.scripts, lifecycle.keys)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(groups_module, "PAUSES_MS", (1,))
+
+
+async def finish(lifecycle: Lifecycle, message_id: str) -> None:
+    await lifecycle.create(new_message(message_id))
+    message = await claim(lifecycle, message_id)
+    await lifecycle.finish(message, message.token, "completed", [], 1, [b"z", b""])
+
+
+async def days_left(lifecycle: Lifecycle, message_id: str) -> float:
+    return await lifecycle.redis.ttl(lifecycle.keys.message("acc", message_id)) / 86_400
+
+
+async def lapse(lifecycle: Lifecycle, group: str) -> None:
+    """Every lease and pause of the group ends now."""
+    for base in lifecycle.keys.bases:
+        for entry in await lifecycle.redis.zrange(f"{base}due:{group}", 0, -1):
+            await lifecycle.redis.zadd(f"{base}due:{group}", {entry: 1})
+
+
+async def test_retention_starts_when_every_group_has_settled(lifecycle: Lifecycle, groups: Groups):
+    base = lifecycle.keys.bases[0]
+    await finish(lifecycle, "before")
+    assert await days_left(lifecycle, "before") < 1
+    await groups.add("remember")
+    await groups.add("notify")
+    await finish(lifecycle, "m")
+    assert await days_left(lifecycle, "m") > 29
+    [first] = await groups.take("remember", "t1", base, 10)
+    [second] = await groups.take("notify", "t2", base, 10)
+    assert (first.member, second.member) == ("acc/m", "acc/m")  # "before" is not theirs
+    assert await groups.done("remember", first)
+    assert await days_left(lifecycle, "m") > 29
+    assert await lifecycle.redis.xlen(f"{base}finished") == 1
+    assert await groups.done("notify", second)
+    assert await days_left(lifecycle, "m") < 1
+    assert await lifecycle.redis.xlen(f"{base}finished") == 0
+    assert not await groups.done("notify", second)
+
+
+async def test_a_consumer_that_lost_its_claim_acknowledges_nothing(lifecycle: Lifecycle, groups: Groups):
+    base = lifecycle.keys.bases[0]
+    await groups.add("remember")
+    await finish(lifecycle, "m")
+    [paused] = await groups.take("remember", "t1", base, 10)
+    assert await groups.take("remember", "t2", base, 10) == []
+    assert await groups.renew("remember", [paused]) == []
+    await lapse(lifecycle, "remember")
+    [taken] = await groups.take("remember", "t2", base, 10)
+    assert (taken.member, taken.deliveries) == ("acc/m", 2)
+    assert await groups.renew("remember", [paused]) == [paused]
+    assert not await groups.done("remember", paused)
+    assert await groups.fail("remember", paused, "late") == "lost"
+    assert await days_left(lifecycle, "m") > 29
+    assert await groups.done("remember", taken)
+
+
+async def test_dead_letters_are_listed_requeued_and_dropped(lifecycle: Lifecycle, groups: Groups):
+    base = lifecycle.keys.bases[0]
+    await groups.add("remember")
+    await finish(lifecycle, "m")
+    outcome = "retry"
+    while outcome == "retry":
+        await lapse(lifecycle, "remember")
+        [delivery] = await groups.take("remember", "t", base, 10)
+        outcome = await groups.fail("remember", delivery, "the database is away")
+    assert (outcome, delivery.deliveries) == ("dead", groups_module.MAX_DELIVERIES)
+    [letter] = await groups.dead_letters()
+    assert (letter.group, letter.account, letter.message_id) == ("remember", "acc", "m")
+    assert (letter.reason, letter.deliveries) == ("the database is away", groups_module.MAX_DELIVERIES)
+    assert await days_left(lifecycle, "m") > 29
+    assert await groups.requeue(letter.id) == "requeued"
+    assert await groups.requeue(letter.id) == "unknown"
+    assert await groups.dead_letters() == []
+    [again] = await groups.take("remember", "t", base, 10)
+    assert again.deliveries == 1
+    for _ in range(groups_module.MAX_DELIVERIES):
+        outcome = await groups.fail("remember", again, "no")
+        await lapse(lifecycle, "remember")
+        if outcome == "retry":
+            [again] = await groups.take("remember", "t", base, 10)
+    [letter] = await groups.dead_letters()
+    assert await groups.drop(letter.id) == "dropped"
+    assert await days_left(lifecycle, "m") < 1
+    for nonsense in ("", "0", "9:1-1", "0:1", "x:1-1", "0:a-b"):
+        assert await groups.requeue(nonsense) == "unknown"
+
+
+async def test_a_deleted_message_is_delivered_to_nobody(lifecycle: Lifecycle, groups: Groups):
+    base = lifecycle.keys.bases[0]
+    await groups.add("remember")
+    await finish(lifecycle, "m")
+    await finish(lifecycle, "n")
+    await lifecycle.delete("acc", "m")
+    assert [d.member for d in await groups.take("remember", "t", base, 10)] == ["acc/n"]
+
+
+async def test_the_loop_handles_retries_and_stops(lifecycle: Lifecycle, groups: Groups):
+    seen: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        seen.append(f"{delivery.member}:{delivery.deliveries}")
+        if delivery.member == "acc/flaky" and delivery.deliveries < 3:
+            raise RepriseError("not yet")
+
+    await groups.add("remember")
+    for message_id in ("one", "flaky", "two"):
+        await finish(lifecycle, message_id)
+    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(consumer.run)
+        await until(lambda: len(seen) == 5)
+        consumer.stop()
+    assert sorted(seen) == ["acc/flaky:1", "acc/flaky:2", "acc/flaky:3", "acc/one:1", "acc/two:1"]
+    for message_id in ("one", "flaky", "two"):
+        assert await days_left(lifecycle, message_id) < 1
