@@ -100,13 +100,14 @@ class DirectCall:
             return
 
     async def _connect(self) -> list[Delta]:
-        with_usage = self._target.api_base not in self._without_usage
+        upstream = f"{self._target.api_base} {self._target.model}"
+        with_usage = upstream not in self._without_usage
         response = await self._send(with_usage)
         if response.status_code == 400 and with_usage:
             body = await self._error_body(response)
             if b"stream_options" not in body:
                 raise self._refused(response, body)
-            self._without_usage.add(self._target.api_base)
+            self._without_usage.add(upstream)
             await self._close_response()
             response = await self._send(with_usage=False)
         if response.status_code != 200:
@@ -165,7 +166,7 @@ class DirectCall:
         status = response.status_code
         message, _ = failures.message_in(body) if body else ("", 0)
         return failures.failed(
-            f"{status}: {message}" if message else f"the upstream answered {status}",
+            message or f"the upstream answered {status}",
             status=status,
             retry_after=failures.retry_after(response.headers.get("retry-after")),
             secret=self._target.api_key,

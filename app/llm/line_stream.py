@@ -1,0 +1,63 @@
+"""A mend for streams read line by line with httpx: characters that it takes for line ends are escaped on the way in.
+
+`httpx.Response.aiter_lines` splits where `str.splitlines` does, so also at U+0085, U+2028 and U+2029, which may stand
+raw in JSON text. In a JSON string the character and its escape mean the same, and nowhere else in a stream of
+events can one stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+_ESCAPES = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
+_BEGINNINGS = (b"\xe2\x80", b"\xe2", b"\xc2")
+
+
+class LineStream(httpx.AsyncByteStream):
+    """The bytes of ``stream`` with the three characters escaped, wherever its reads end."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        rest = b""
+        async for read in self._stream:
+            data = rest + read
+            rest = next((b for b in _BEGINNINGS if data.endswith(b)), b"")
+            data = data[: len(data) - len(rest)]
+            for raw, escape in _ESCAPES:
+                if raw in data:
+                    data = data.replace(raw, escape)
+            if data:
+                yield data
+        if rest:
+            yield rest
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def keep_lines_whole(handler: type[Any]) -> None:
+    """Make every client that litellm's ``AsyncHTTPHandler`` creates from now on read event streams this way."""
+    create = handler.create_client
+    if getattr(create, "keeps_lines_whole", False):
+        return
+
+    def create_client(*args: Any, **kwargs: Any) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = create(*args, **kwargs)
+        client.headers["accept-encoding"] = "identity"
+        client.event_hooks["response"].append(_mend)
+        return client
+
+    create_client.keeps_lines_whole = True  # type: ignore[attr-defined]
+    handler.create_client = create_client
+
+
+async def _mend(response: httpx.Response) -> None:
+    is_events = response.headers.get("content-type", "").startswith("text/event-stream")
+    if is_events and "content-encoding" not in response.headers:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = LineStream(response.stream)
