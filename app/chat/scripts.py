@@ -103,10 +103,8 @@ class Scripts:
     async def _pipeline(self, calls: list[tuple[str, str, tuple[Any, ...]]], *, by_sha: bool) -> list[Any]:
         async with self.redis.pipeline(transaction=False) as pipe:
             for code, base, args in calls:
-                if by_sha:
-                    pipe.evalsha(code, 1, base, *args)
-                else:
-                    pipe.eval(code, 1, base, *args)
+                # the methods of this name are barred on a cluster's pipeline, though each call has its own slot
+                pipe.execute_command("EVALSHA" if by_sha else "EVAL", code, 1, base, *args)
             return list(await pipe.execute(raise_on_error=False))
 
 

@@ -69,6 +69,7 @@ local function close(M, status, now, worker)
     table.sort(groups)
     local entry = redis.call('XADD', base .. 'finished', '*', 'm', M)
     redis.call('HSET', hash, 'fe', entry, 'gw', table.concat(groups, ','))
+    redis.call('PUBLISH', string.match(base, '^(.*:){') .. 'done', 1)
     expire_all(M, retention + THIRTY_DAYS_MS)
   end
 end
