@@ -1,1 +1,31 @@
-"""Reprise: a Server-Sent-Events chat gateway built around asynchronous messages."""
+"""Reprise: a Server-Sent-Events chat gateway built around asynchronous messages.
+
+What runs
+---------
+``reprise run`` (`supervise`) starts the embedded Redis and PostgreSQL (`engines/`) and three kinds of process, which
+meet only in those two:
+
+- **web** (`serve`, `web/`): parses, authorises, answers, streams. Knows no model.
+- **generate** (`work`, `workers/generate`): asks models (`llm/`) and writes every event of their answers.
+- **background** (`work`, `workers/loop`): consumes the feed of finished messages. Idle until a group is there.
+
+What is stored
+--------------
+Redis: messages, their logs, queues and feeds; every key in `redis_keys`, every step that changes one in `lua/`.
+PostgreSQL: accounts, keys and secrets; every table in `migrations/`.
+
+The path of one message
+-----------------------
+1. ``POST /v1/messages/async`` → `web/messages` checks the body (`web/initiate`) and calls `chat/lifecycle.create`:
+   one script writes the message, one puts it in its account's queue (`chat/queue`) and wakes a worker (`chat/control`).
+2. `workers/generate` claims a place in the queue, then the message under a random claim token, and opens its model.
+3. The model's deltas (`llm/types`) become content-block events in `chat/events.Assembler`; `chat/writer` carries the
+   events of all messages of the process to Redis in one pipeline. Each event is one entry of the message's stream,
+   numbered densely: its number is the SSE ``id:`` and the cursor.
+4. ``GET …/stream`` → `web/observe` → `chat/fanout`: one tail reader per process reads each event once, frames it once,
+   and every observer takes it from there with a cursor of its own.
+5. The last event, the final state, the retention and the entry in the feed of finished messages are one script.
+   Cancelling (`lifecycle.cancel`) and deleting are scripts too: the first to finish wins.
+6. `chat/liveness` runs in every process: workers found dead lose their claims, their messages start a new attempt;
+   deadlines end messages; what died between two scripts is finished.
+"""
