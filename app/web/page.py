@@ -5,7 +5,9 @@ files: they hold no secret.
 
 1. Only the files found when the handlers are made exist; a request's path is looked up in a dict, never on disk.
 2. `Cache-Control: no-cache` with an ETag: a browser asks each time and gets 304, so an upgrade is never half seen.
-3. The policy allows nothing but our own files. Trusted Types make the browser itself refuse `innerHTML`: a model's
+3. Whether the default model is only the built-in demo is written into the page when the handlers are made: the page
+   says so before the first word, and no request has to ask.
+4. The policy allows nothing but our own files. Trusted Types make the browser itself refuse `innerHTML`: a model's
    answer can only ever become text.
 """
 
@@ -20,6 +22,7 @@ import msgspec
 from litestar import Request, Response, route
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from app.errors import NotFound
 
@@ -54,14 +57,18 @@ class PageFile(msgspec.Struct, frozen=True):
         return self.headers["ETag"]
 
 
-def read_page_files() -> dict[str, PageFile]:
-    """Every file of the page by name, for example ``app.js``."""
+DEMO_LINE = b'<p id="demo" hidden>'
+
+
+def read_page_files(demo: bool = False) -> dict[str, PageFile]:
+    """Every file of the page by name, for example ``app.js``; with ``demo``, the page shows its line about it."""
     folder = resources.files("app.web") / "page"
-    return {
-        entry.name: _page_file(entry.name, entry.read_bytes())
-        for entry in folder.iterdir()
-        if PurePath(entry.name).suffix in MEDIA_TYPES
+    bodies = {
+        entry.name: entry.read_bytes() for entry in folder.iterdir() if PurePath(entry.name).suffix in MEDIA_TYPES
     }
+    if demo:
+        bodies["index.html"] = bodies["index.html"].replace(DEMO_LINE, DEMO_LINE.replace(b" hidden", b""))
+    return {name: _page_file(name, body) for name, body in bodies.items()}
 
 
 def _page_file(name: str, body: bytes) -> PageFile:
@@ -92,9 +99,12 @@ def _answer(file: PageFile, request: Request[Any, Any, Any]) -> Response[bytes]:
     return Response(body, status_code=200, headers=file.headers, media_type=media_type)
 
 
-def page_handlers() -> list[HTTPRouteHandler]:
-    """The handlers of `/`, `/client.js` and `/page/<file>`, for GET and HEAD; they need no key."""
-    files = read_page_files()
+def page_handlers(demo: bool = False) -> list[HTTPRouteHandler]:
+    """The handlers of `/`, `/client.js` and `/page/<file>`, for GET and HEAD; they need no key.
+
+    ``demo`` says that the default model is the built-in one, which is no language model.
+    """
+    files = read_page_files(demo)
     methods = [HttpMethod.GET, HttpMethod.HEAD]
     public: dict[str, Any] = {"public": True}
 
@@ -107,7 +117,7 @@ def page_handlers() -> list[HTTPRouteHandler]:
         return _answer(files["client.js"], request)
 
     @route("/page/{name:str}", http_method=methods, include_in_schema=False, opt=public, sync_to_thread=False)
-    def file(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+    def file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         found = files.get(name)
         if found is None:
             raise NotFound("file", f"there is no file {name!r}")

@@ -212,7 +212,7 @@ class Page {
     part("empty").hidden = !empty;
     part("lost-thread").hidden = !(empty && threadId);
     part("welcome").hidden = empty && Boolean(threadId);
-    part("demo").hidden = !threads.some((thread) => thread.turns.some((turn) => turn.message.metadata?.model === "demo"));
+    if (current?.turns.some((turn) => turn.message.metadata?.model === "demo")) part("demo").hidden = false;
     this.composer.working = working;
   }
 }
