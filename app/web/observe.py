@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 from litestar import HttpMethod, Request, route
 from litestar.connection import ASGIConnection
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.chat.fanout import Fanout
@@ -112,10 +112,10 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
     )
     async def observe(
         request: Request[Any, Any, Any],
-        message_id: str,
-        after: Annotated[str | None, Parameter(description="sequence number to go on after")] = None,
+        message_id: FromPath[str],
+        after: Annotated[str | None, QueryParameter(description="sequence number to go on after")] = None,
         event_format: Annotated[
-            str, Parameter(query="format", description="anthropic (default), openai or text")
+            str, QueryParameter(name="format", description="anthropic (default), openai or text")
         ] = "anthropic",
     ) -> ASGIApp:
         viewer = await door.identify(request, [message_id])

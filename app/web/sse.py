@@ -119,11 +119,24 @@ class Streams:
         self._gauge.dec()
 
     def response(
-        self, source: Source, *, content_type: bytes = EVENT_STREAM, first: bytes = RETRY, ping: bytes = PING
+        self,
+        open_source: Callable[[], Source],
+        *,
+        content_type: bytes = EVENT_STREAM,
+        first: bytes = RETRY,
+        ping: bytes = PING,
     ) -> ASGIApp:
-        """An ASGI app that answers 200 and writes ``source`` to its end; it closes the source."""
+        """An ASGI app that answers 200, writes a source to its end and closes it.
+
+        The source is opened by the app itself: one opened earlier would stay behind if the app were never called.
+        """
 
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                source = open_source()
+            except Unavailable:
+                await turn_away(scope, receive, send)
+                return
             await _Connection(self, source, send, first, ping).run(receive, content_type)
 
         return stream
