@@ -29,6 +29,7 @@ message partition       type    written by          holds, and for how long
 ``claims:G``            hash    chat/groups         entry id → claim token and number of deliveries
 ``due:G``               zset    chat/groups         delivered entries by the end (ms) of their lease or pause
 ``dead``                stream  chat/groups         dead letters; 30 days
+``wake:R``              stream  tail                one entry that wakes tail reader R; a minute
 ======================  ======  ==================  =====================================================
 
 ======================  ======  ==================  =====================================================

@@ -7,28 +7,15 @@ so no start-up step could make the digest alone safe. Every script's only key is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
 from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
-from app.errors import Unavailable
+from app.redis_door import Redis, redis_door
 
-Redis = aioredis.Redis | aioredis.RedisCluster
-
-
-@contextmanager
-def redis_door() -> Iterator[None]:
-    """Turns Redis being down, loading, or out of memory into `Unavailable`."""
-    try:
-        yield
-    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
-    except (redis_errors.OutOfMemoryError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError) as error:
-        raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error
+__all__ = ["Redis", "Script", "Scripts", "pairs", "redis_door"]
 
 
 _PRELUDES = {

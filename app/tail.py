@@ -1,0 +1,181 @@
+"""The tail of many Redis Streams for one process: whoever follows a stream registers here, nobody blocks on their own.
+
+Choices:
+
+1. One blocked XREAD covers up to `PER_READER` keys of one partition (a cluster's XREAD needs one slot). A reader
+   blocked per observer would cost Redis 10 µs for each of them on every token.
+2. A reader also reads a small stream of its own, ``wake:R``, so that a stream registered while it is blocked is picked
+   up at once. Cancelling the blocked command instead would cost a new connection every time.
+3. Positions are explicit ids, never ``$``: after a lost connection the reader goes on exactly where it was. A repeated
+   read cannot double anything, for the position moves only with what was delivered.
+4. A reader without streams ends within `BLOCK_MS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+from redis import exceptions as redis_errors
+
+from app import ids
+from app.errors import Unavailable
+from app.redis_door import Redis, redis_door
+
+PER_READER = 200
+"""Streams per connection; the next reader takes the rest."""
+
+BLOCK_MS = 2_000
+"""Longest blocked read. It must stay below the client's socket timeout."""
+
+BATCH = 500
+"""Entries of one stream taken by one read."""
+
+WAKE_KEPT_MS = 60_000
+BACKOFF_S = (0.02, 1.0)
+"""First and longest pause before a lost Redis is asked again."""
+
+RawEntry = tuple[bytes, dict[bytes, bytes]]
+
+log = structlog.get_logger(__name__)
+
+
+class Follower(Protocol):
+    """Follows one stream. ``base`` is the key prefix of its partition, ``position`` the id of the last entry taken."""
+
+    base: str
+    key: str
+    position: str
+
+    def deliver(self, entries: list[RawEntry]) -> None:
+        """Takes entries after ``position`` and moves it. Must not block."""
+
+
+class Tail:
+    """All tail readers of a process. ``blocking`` is a client whose socket timeout is above `BLOCK_MS`."""
+
+    def __init__(self, redis: Redis, blocking: Redis) -> None:
+        self._redis = redis
+        self._blocking = blocking
+        self._readers: dict[str, list[_Reader]] = {}
+        self._homes: dict[str, _Reader] = {}
+        self._group: TaskGroup | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Hosts the readers until cancelled."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            task_status.started()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._group = None
+                group.cancel_scope.cancel()
+
+    @property
+    def readers(self) -> int:
+        """Connections that are blocked on Redis now."""
+        return sum(len(found) for found in self._readers.values())
+
+    def add(self, follower: Follower) -> None:
+        """Starts following; at most one follower per key, the last one wins."""
+        if self._group is None:
+            raise Unavailable("this process is starting or stopping")
+        home = self._homes.get(follower.key)
+        if home is None:
+            home = self._reader_for(follower.base)
+            self._homes[follower.key] = home
+        home.followers[follower.key] = follower
+        if home.blocked and not home.waking:
+            home.waking = True
+            self._group.start_soon(self._wake, home)
+
+    def remove(self, follower: Follower) -> None:
+        """Stops following; nothing is delivered to it any more."""
+        home = self._homes.get(follower.key)
+        if home is not None and home.followers.get(follower.key) is follower:
+            del home.followers[follower.key], self._homes[follower.key]
+
+    def _reader_for(self, base: str) -> _Reader:
+        readers = self._readers.setdefault(base, [])
+        for reader in readers:
+            if len(reader.followers) < PER_READER:
+                return reader
+        reader = _Reader(f"{base}wake:{ids.token(64)}")
+        readers.append(reader)
+        assert self._group is not None
+        self._group.start_soon(self._read, base, reader)
+        return reader
+
+    async def _wake(self, reader: _Reader) -> None:
+        try:
+            with redis_door():
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    pipe.xadd(reader.wake_key, {"w": ""}, maxlen=1, approximate=False)
+                    pipe.pexpire(reader.wake_key, WAKE_KEPT_MS)
+                    await pipe.execute()
+        except (Unavailable, redis_errors.RedisError):
+            pass  # the reader looks again when its own read fails, and within BLOCK_MS in any case
+        finally:
+            reader.waking = False
+
+    async def _read(self, base: str, reader: _Reader) -> None:
+        pause = BACKOFF_S[0]
+        while reader.followers:
+            try:
+                await self._read_once(reader)
+                pause = BACKOFF_S[0]
+            except (redis_errors.RedisError, OSError) as error:
+                if pause == BACKOFF_S[0]:
+                    log.warning("tail.redis_lost", error=type(error).__name__, streams=len(reader.followers))
+                await anyio.sleep(pause)
+                pause = min(pause * 2, BACKOFF_S[1])
+        self._readers[base].remove(reader)
+
+    async def _read_once(self, reader: _Reader) -> None:
+        asked = dict(reader.followers)
+        streams: dict[Any, Any] = {key: follower.position for key, follower in asked.items()}
+        streams[reader.wake_key] = reader.wake_position
+        reader.blocked = True
+        try:
+            reply = await self._blocking.xread(streams, count=BATCH, block=BLOCK_MS)
+        finally:
+            reader.blocked = False
+        for raw_key, entries in _by_stream(reply):
+            key = raw_key.decode()
+            if key == reader.wake_key:
+                reader.wake_position = entries[-1][0].decode()
+                continue
+            follower = reader.followers.get(key)
+            # one that was replaced meanwhile stands elsewhere: what was read is not what it asked for
+            if follower is None or follower is not asked[key]:
+                continue
+            try:
+                follower.deliver(entries)
+            except Exception:  # one unreadable stream must not stop the others
+                log.exception("tail.unreadable", key=key)
+                self.remove(follower)
+
+
+class _Reader:
+    """One blocked connection and the streams it covers."""
+
+    def __init__(self, wake_key: str) -> None:
+        self.wake_key = wake_key
+        self.wake_position = "0-0"
+        self.followers: dict[str, Follower] = {}
+        self.blocked = False
+        self.waking = False
+
+
+def _by_stream(reply: Any) -> list[tuple[bytes, list[RawEntry]]]:
+    """XREAD's reply as (key, entries) pairs: RESP2 gives a list, RESP3 a map (of lists of lists in redis-py)."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        return [
+            (key, entries[0] if entries and isinstance(entries[0], list) else entries) for key, entries in reply.items()
+        ]
+    return list(reply)

@@ -1,0 +1,254 @@
+"""The formats of an observed message: what a stream writes for its events. Pure translators over the log.
+
+``anthropic`` is native: its frames are built once for all observers. The others are translated for each observer from
+log entries, always from the beginning of the attempt the cursor lies in, so that a resumed stream continues exactly
+what the interrupted one would have sent. A frame carries ``id:`` when it is the last of its event.
+
+``openai``: chunks carry no ``event:``; gap, message_restart, message_cancelled and memory_recall keep their native
+event and data; an error is ``data: {"error": ...}``; after a terminal event comes ``data: [DONE]``.
+``text``: the text deltas alone; whatever plain text cannot say (a restart, a gap, an error, a cancel, a process that
+stops) leaves the response without its end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from app.chat.events import ATTEMPT_SPAN, Entry, frame, gap_frame
+from app.chat.fanout import Fanout
+from app.chat.message import Message
+from app.chat.observer import EntryObserver, FrameObserver, Gap
+from app.errors import BadRequest
+
+FORMATS = ("anthropic", "openai", "text")
+
+_encode = msgspec.json.encode
+
+_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+
+class Translator(Protocol):
+    """Turns one event after the other into bytes."""
+
+    def event(self, entry: Entry) -> bytes | None:
+        """The event's frames, perhaps none; None when the format cannot go on past it."""
+
+    def gap(self, gap: Gap) -> bytes | None:
+        """The same for a gap; the whole log follows."""
+
+
+class OpenAI:
+    """Events as ``chat.completion.chunk`` objects."""
+
+    def __init__(self, message: Message) -> None:
+        self._head: dict[str, Any] = {
+            "id": message.id,
+            "object": "chat.completion.chunk",
+            "created": message.created // 1000,
+            "model": message.model,
+        }
+        self._tools: dict[bytes, int] = {}
+
+    def event(self, entry: Entry) -> bytes:
+        kind, index = entry.field[:1], entry.field[1:]
+        if kind == b"t":
+            return self._delta(entry, {"content": entry.value.decode()})
+        if kind == b"h":
+            return self._delta(entry, {"reasoning_content": entry.value.decode()})
+        if kind == b"j":
+            call = {"index": self._tools.get(index, 0), "function": {"arguments": entry.value.decode()}}
+            return self._delta(entry, {"tool_calls": [call]})
+        if kind == b"b":
+            return self._block(entry, index)
+        if kind == b"s":
+            self._head["model"] = msgspec.json.decode(entry.value)["message"].get("model", self._head["model"])
+            return self._delta(entry, {"role": "assistant", "content": ""})
+        if kind == b"d":
+            return self._end(entry)
+        if kind == b"z":
+            return b"id: %d\ndata: [DONE]\n\n" % entry.seq
+        if kind == b"x":
+            error = msgspec.json.decode(entry.value)["error"]
+            return b"data: %b\n\nid: %d\ndata: [DONE]\n\n" % (_encode({"error": _openai_error(error)}), entry.seq)
+        if kind == b"c":
+            return frame(entry).split(b"\n", 1)[1] + b"id: %d\ndata: [DONE]\n\n" % entry.seq
+        if kind == b"r":
+            self._tools = {}
+        return frame(entry) if kind in (b"r", b"y") else b""
+
+    def gap(self, gap: Gap) -> bytes:
+        self._tools = {}
+        return gap_frame(gap.requested, gap.earliest, gap.latest)
+
+    def _block(self, entry: Entry, index: bytes) -> bytes:
+        block = msgspec.json.decode(entry.value)
+        if block["type"] != "tool_use":
+            return b""
+        number = self._tools[index] = len(self._tools)
+        function = {"name": block["name"], "arguments": ""}
+        call = {"index": number, "id": block["id"], "type": "function", "function": function}
+        return self._delta(entry, {"tool_calls": [call]})
+
+    def _end(self, entry: Entry) -> bytes:
+        body = msgspec.json.decode(entry.value)
+        given, taken = body["usage"].get("input_tokens", 0), body["usage"].get("output_tokens", 0)
+        usage = {"prompt_tokens": given, "completion_tokens": taken, "total_tokens": given + taken}
+        finish = _FINISH.get(body["delta"]["stop_reason"], "stop")
+        return self._delta(entry, {}, finish, {"usage": usage})
+
+    def _delta(
+        self, entry: Entry, delta: dict[str, Any], finish: str | None = None, more: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return b"id: %d\ndata: %b\n\n" % (entry.seq, _encode({**self._head, "choices": [choice], **(more or {})}))
+
+
+class PlainText:
+    """The text of the answer, nothing else. ``start`` is the number before the attempt it begins with."""
+
+    def __init__(self, start: int) -> None:
+        self._begins = start + 1
+
+    def event(self, entry: Entry) -> bytes | None:
+        kind = entry.field[:1]
+        if kind == b"t":
+            return entry.value
+        if kind in (b"x", b"c") or (kind == b"r" and entry.seq != self._begins):
+            return None
+        return b""
+
+    def gap(self, gap: Gap) -> None:
+        return None
+
+
+class NativeSource:
+    """A stream of native frames."""
+
+    __slots__ = ("_observer",)
+    cut = False
+
+    def __init__(self, fanout: Fanout, message: Message, cursor: int) -> None:
+        self._observer = FrameObserver(fanout, message, cursor)
+
+    @property
+    def over(self) -> bool:
+        return self._observer.over
+
+    async def read(self) -> bytes:
+        got = await self._observer.read()
+        if got is None:
+            return b""
+        return gap_frame(got.requested, got.earliest, got.latest) if isinstance(got, Gap) else got
+
+    async def wait(self) -> None:
+        self._observer.watch()
+        await self._observer.bell.wait()
+
+    def ring(self) -> None:
+        self._observer.bell.ring()
+
+    def close(self) -> None:
+        self._observer.close()
+
+
+class TranslatedSource:
+    """A stream in another format: entries from the beginning of the cursor's attempt, silent up to the cursor."""
+
+    def __init__(self, fanout: Fanout, message: Message, cursor: int, translator: Translator, start: int) -> None:
+        beyond = message.final and cursor > message.last_seq
+        self._observer = EntryObserver(fanout, message, cursor if beyond else start)
+        self._fanout = fanout
+        self._translator = translator
+        self._silent_to = cursor
+        self._refused = False
+
+    @property
+    def over(self) -> bool:
+        return self._refused or self._observer.over
+
+    @property
+    def cut(self) -> bool:
+        return isinstance(self._translator, PlainText) and (self._refused or not self._observer.ended)
+
+    async def read(self) -> bytes:
+        while True:
+            got = await self._observer.read()
+            if got is None:
+                return b""
+            if isinstance(got, Gap):
+                return self._gap(got)
+            if self._observer.ended and got[-1].seq <= self._silent_to:
+                # the message ended at or below the cursor: told as a gap, and given whole
+                message, bell = self._observer.message, self._observer.bell
+                gap = Gap(self._silent_to, 1, got[-1].seq)
+                self._observer.close()
+                self._observer = EntryObserver(self._fanout, message, 0, bell)
+                return self._gap(gap)
+            data = self._translate(got)
+            if data or self.over:
+                return data
+
+    def _translate(self, entries: list[Entry]) -> bytes:
+        parts: list[bytes] = []
+        for entry in entries:
+            data = self._translator.event(entry)
+            if data is None:
+                self._refused = True
+                break
+            if entry.seq > self._silent_to:
+                parts.append(data)
+        return b"".join(parts)
+
+    def _gap(self, gap: Gap) -> bytes:
+        requested = self._silent_to or gap.requested
+        self._silent_to = 0
+        data = self._translator.gap(Gap(requested, gap.earliest, gap.latest))
+        self._refused = data is None
+        return data or b""
+
+    async def wait(self) -> None:
+        self._observer.watch()
+        await self._observer.bell.wait()
+
+    def ring(self) -> None:
+        self._observer.bell.ring()
+
+    def close(self) -> None:
+        self._observer.close()
+
+
+def attempt_start(cursor: int) -> int:
+    """The number before the first event of the attempt the cursor lies in."""
+    return max(0, cursor - 1) // ATTEMPT_SPAN * ATTEMPT_SPAN
+
+
+def check_format(name: str) -> None:
+    """Raises BadRequest naming the formats there are."""
+    if name not in FORMATS:
+        reason = f"must be one of {', '.join(FORMATS)}"
+        raise BadRequest(f"format: {reason}", details={"field": "format", "reason": reason})
+
+
+def source_for(name: str, fanout: Fanout, message: Message, cursor: int) -> NativeSource | TranslatedSource:
+    """The stream of a message in a format, from a cursor on. Raises Unavailable."""
+    if name == "openai":
+        return TranslatedSource(fanout, message, cursor, OpenAI(message), attempt_start(cursor))
+    if name == "text":
+        # text without a cursor begins with the attempt that is under way: what it replaced is not part of the answer
+        start = attempt_start(cursor) if cursor else max(0, message.attempt - 1) * ATTEMPT_SPAN
+        return TranslatedSource(fanout, message, cursor, PlainText(start), start)
+    return NativeSource(fanout, message, cursor)
+
+
+def _openai_error(error: dict[str, Any]) -> dict[str, Any]:
+    detail = error.get("detail") or {}
+    return {"message": error.get("message"), "type": error.get("type"), "param": None, "code": detail.get("code")}

@@ -1,0 +1,216 @@
+"""Open streams: bytes from a source to a client for as long as both last, whatever the client does.
+
+Choices:
+
+1. A stream is a bare ASGI handler: one task awaits the disconnect, one writes. A stalled client that vanishes is only
+   seen by the first, and leaving the handler is what closes its socket. Nothing rests on a generator's ``finally``:
+   with such a client it stayed unrun for minutes.
+2. One watchdog per process bounds every send and finds the streams that have been silent: a timer per send would cost
+   more than the send.
+3. A stream ends cleanly with its final chunk; a source that must not look complete (plain text cut short) is left
+   without it, so that the client's own HTTP library reports the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import Unavailable
+
+RETRY = b"retry: 1000\n\n"
+AWAY = b"retry: 3000\n\n: not now, come back\n\n"
+"""The whole answer to an observer that cannot be served now: EventSource gives up for good on anything but 200."""
+
+PING = b": ping\n\n"
+HEADERS = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+DRAIN_SEND_S = 2.0
+"""How long a write may still take when the process is stopping."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Source(Protocol):
+    """What a stream writes. ``cut`` says, once over, that it must not look complete."""
+
+    @property
+    def over(self) -> bool: ...
+
+    @property
+    def cut(self) -> bool: ...
+
+    async def read(self) -> bytes:
+        """What is ready now; empty when nothing is, or when it is over. Raises Unavailable."""
+
+    async def wait(self) -> None:
+        """Returns when there may be something to read, or after `ring`."""
+
+    def ring(self) -> None:
+        """Ends a `wait`."""
+
+    def close(self) -> None: ...
+
+
+class Gauge(Protocol):
+    """A count that goes up and down (prometheus-client's)."""
+
+    def inc(self, amount: float = 1) -> None: ...
+
+    def dec(self, amount: float = 1) -> None: ...
+
+
+class Writer(Protocol):
+    """One open connection as the watchdog sees it."""
+
+    sending_since: float
+    sent_at: float
+    ping_due: bool
+    scope: anyio.CancelScope
+
+    def ring(self) -> None: ...
+
+
+class Streams:
+    """Every open stream of this process."""
+
+    def __init__(self, ping_s: float, send_timeout_s: float, gauge: Gauge) -> None:
+        self._ping_s = ping_s
+        self._send_timeout_s = send_timeout_s
+        self._gauge = gauge
+        self._open: set[Writer] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """The watchdog: lets go of clients that do not take what they are sent, has silent streams pinged."""
+        task_status.started()
+        while True:
+            await anyio.sleep(min(1.0, self._ping_s / 4, self._send_timeout_s / 4))
+            now = anyio.current_time()
+            longest = min(DRAIN_SEND_S, self._send_timeout_s) if self._draining else self._send_timeout_s
+            for writer in self._open:
+                if writer.sending_since:
+                    if now - writer.sending_since > longest:
+                        writer.scope.cancel()
+                elif now - writer.sent_at >= self._ping_s:
+                    writer.ping_due = True
+                    writer.ring()
+
+    def drain(self) -> None:
+        """The process is stopping: from here on a write that hangs is not waited for. Sources end by themselves."""
+        self._draining = True
+        for writer in self._open:
+            writer.ring()
+
+    def enter(self, writer: Writer) -> None:
+        self._open.add(writer)
+        self._gauge.inc()
+
+    def leave(self, writer: Writer) -> None:
+        self._open.discard(writer)
+        self._gauge.dec()
+
+    def response(
+        self,
+        open_source: Callable[[], Source],
+        *,
+        content_type: bytes = EVENT_STREAM,
+        first: bytes = RETRY,
+        ping: bytes = PING,
+    ) -> ASGIApp:
+        """An ASGI app that answers 200, writes a source to its end and closes it.
+
+        The source is opened by the app itself: one opened earlier would stay behind if the app were never called.
+        """
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                source = open_source()
+            except Unavailable:
+                await turn_away(scope, receive, send)
+                return
+            await _Connection(self, source, send, first, ping).run(receive, content_type)
+
+        return stream
+
+
+class _Connection:
+    """One client and its source."""
+
+    __slots__ = ("_first", "_ping", "_send", "_source", "_streams", "ping_due", "scope", "sending_since", "sent_at")
+
+    def __init__(self, streams: Streams, source: Source, send: Send, first: bytes, ping: bytes) -> None:
+        self._streams = streams
+        self._source = source
+        self._send = send
+        self._first = first
+        self._ping = ping
+        self.scope = anyio.CancelScope()
+        self.sending_since = 0.0
+        self.sent_at = anyio.current_time()
+        self.ping_due = False
+
+    def ring(self) -> None:
+        self._source.ring()
+
+    async def run(self, receive: Receive, content_type: bytes) -> None:
+        self._streams.enter(self)
+        try:
+            async with anyio.create_task_group() as group:
+                self.scope = group.cancel_scope
+                group.start_soon(self._leave_with_client, receive)
+                await self._write(content_type)
+                group.cancel_scope.cancel()
+        finally:
+            self._source.close()
+            self._streams.leave(self)
+
+    async def _leave_with_client(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.scope.cancel()
+
+    async def _write(self, content_type: bytes) -> None:
+        source = self._source
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type), *HEADERS]}
+        await self._send(start)  # type: ignore[arg-type]
+        if self._first:
+            await self._put(self._first)
+        while True:
+            try:
+                data = await source.read()
+            except Unavailable:
+                break  # resumable: the client comes back with its cursor
+            if data:
+                await self._put(data)
+            elif source.over:
+                break
+            elif self.ping_due:
+                self.ping_due = False
+                if self._ping:
+                    await self._put(self._ping)
+            else:
+                await source.wait()
+        if not source.cut:
+            await self._put(b"", more=False)
+
+    async def _put(self, data: bytes, *, more: bool = True) -> None:
+        self.sending_since = anyio.current_time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.sending_since = 0.0
+        self.sent_at = anyio.current_time()
+
+
+async def turn_away(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to an observer that cannot be served now: it comes back in three seconds."""
+    headers = [(b"content-type", EVENT_STREAM), *HEADERS]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": AWAY, "more_body": False})
