@@ -1,0 +1,236 @@
+"""Requests on their way in: bodies and query parameters that are wrong are told so field by field. Knows no route.
+
+A body that is right costs two passes of msgspec. One that is wrong is taken apart, so that the answer names *every*
+wrong field by its full path (``messages[2].content[0].text``) and the caller mends them all at once.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from urllib.parse import parse_qs
+
+import anyio
+import msgspec
+from litestar.types import Receive, Scope
+
+from app.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+
+MOST_ERRORS = 100
+DRAIN_S = 5.0
+DRAIN_TIMES = 8
+"""What is read and dropped past the limit, in time and in limits: a client still sending reads no answer."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+E = TypeVar("E", bound=str)
+
+_WHERE = re.compile(r" - at `\$(.*?)`$")
+Errors = list[tuple[str, str]]
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The request's body. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much."""
+    refusal = PayloadTooLarge(f"the body may have at most {limit} bytes", details={"max_bytes": limit})
+    declared = header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        await _drain(receive, limit * DRAIN_TIMES)
+        raise refusal
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("the client went away before its body had arrived")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            chunks.clear()
+            await _drain(receive, limit * DRAIN_TIMES, more=message.get("more_body", False))
+            raise refusal
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def _drain(receive: Receive, most: int, *, more: bool = True) -> None:
+    with anyio.move_on_after(DRAIN_S):
+        while more and most > 0:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            most -= len(message.get("body", b""))
+            more = message.get("more_body", False)
+
+
+async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """`read_body` of a request that must be JSON. Raises UnsupportedMediaType as well; no content type is taken."""
+    kind = header(scope, b"content-type").partition(b";")[0].strip().lower()
+    if kind and kind != b"application/json":
+        raise UnsupportedMediaType("the body must be application/json")
+    return await read_body(scope, receive, limit)
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """A header's value (name in lower case), or nothing."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def decode(raw: bytes, shape: type[T]) -> tuple[T, list[str]]:
+    """The body as ``shape``, and the names of top-level fields that ``shape`` does not know.
+
+    Raises BadRequest for what is no JSON, ValidationFailed naming every field that is wrong or missing.
+    """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValidationFailed([("body", "must be a JSON object")])
+    known = {field.encode_name for field in msgspec.structs.fields(shape)}
+    try:
+        body = msgspec.convert(value, shape)
+    except (msgspec.ValidationError, RecursionError):
+        raise ValidationFailed(_wrong(value, shape, "")[:MOST_ERRORS]) from None
+    return body, [name for name in value if name not in known]
+
+
+def warning(unknown: list[str]) -> dict[str, str]:
+    """The header that names ignored fields (RFC 7234's warn-code 299), or none."""
+    if not unknown:
+        return {}
+    names = ", ".join(re.sub(r"[^A-Za-z0-9_.-]", "?", name)[:64] for name in unknown[:20])
+    return {"Warning": f'299 - "ignored unknown fields: {names}"'}
+
+
+def _wrong(value: Any, kind: Any, path: str) -> Errors:
+    """Every way in which ``value`` is no ``kind``; empty when it is one."""
+    try:
+        msgspec.convert(value, kind)
+        return []
+    except (msgspec.ValidationError, RecursionError) as error:
+        inner = _inside(value, kind, path)
+        return inner or [_said(str(error), path)]
+
+
+def _inside(value: Any, kind: Any, path: str) -> Errors:
+    """The errors of the parts of ``value``, where it has parts and ``kind`` says what they are."""
+    kind = _plain(kind, value)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(value, list) and origin is list:
+        return _collect((_wrong, item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, dict) and origin is dict:
+        return _collect((_wrong, item, arguments[1], _join(path, key)) for key, item in value.items())
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _fields(value, kind, path)
+    return []
+
+
+def _collect(checks: Any) -> Errors:
+    found: Errors = []
+    for check, value, kind, path in checks:
+        found += check(value, kind, path)
+        if len(found) >= MOST_ERRORS:
+            break
+    return found
+
+
+def _fields(value: dict[str, Any], shape: type[msgspec.Struct], path: str) -> Errors:
+    found: Errors = []
+    for field in msgspec.structs.fields(shape):
+        at = _join(path, field.encode_name)
+        if field.encode_name in value:
+            found += _wrong(value[field.encode_name], field.type, at)
+        elif field.required:
+            found.append((at, "is required"))
+    return found
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """``kind`` without annotations, and of a union the member that ``value`` was meant to be."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0], value)
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    members = [_plain(member, value) for member in get_args(kind)]
+    if isinstance(value, list):
+        return next((m for m in members if get_origin(m) is list), kind)
+    if isinstance(value, dict):
+        structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+        tagged = [m for m in structs if (c := m.__struct_config__).tag_field and value.get(c.tag_field) == c.tag]
+        if tagged or (len(structs) == 1 and structs[0].__struct_config__.tag is None):
+            return (tagged or structs)[0]
+        return next((m for m in members if get_origin(m) is dict), kind)
+    return kind
+
+
+def _said(text: str, path: str) -> tuple[str, str]:
+    """msgspec's message as (field, reason)."""
+    if found := _WHERE.search(text):
+        text, inner = text[: found.start()], found.group(1)
+        path = (path + inner) if path else inner.removeprefix(".")
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return _join(path, missing.group(1)), "is required"
+    return path or "body", text[:1].lower() + text[1:]
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+class Query:
+    """The query parameters of a request: read them all, then `check`, so that every wrong one is named at once."""
+
+    def __init__(self, scope: Scope) -> None:
+        text = scope["query_string"].decode("utf-8", "replace")
+        self._values = parse_qs(text, keep_blank_values=True)
+        self._errors: Errors = []
+
+    def text(self, name: str, *, longest: int = 256) -> str | None:
+        """A string, or None when absent or empty."""
+        value = self._values.get(name, [""])[0]
+        if len(value) > longest:
+            self._errors.append((name, f"must have at most {longest} characters"))
+        return value or None
+
+    def integer(self, name: str, default: int, *, least: int, most: int) -> int:
+        raw = self.text(name)
+        if raw is None:
+            return default
+        if not re.fullmatch(r"-?[0-9]{1,18}", raw) or not least <= int(raw) <= most:
+            self._errors.append((name, f"must be a whole number from {least} to {most}"))
+            return default
+        return int(raw)
+
+    def choice(self, name: str, choices: tuple[E, ...]) -> E | None:
+        """One of ``choices``, or None when absent."""
+        raw = self.text(name)
+        if raw is None:
+            return None
+        for choice in choices:
+            if raw == choice:
+                return choice
+        self._errors.append((name, f"must be one of {', '.join(choices)}"))
+        return None
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """``true``/``false`` (``1``/``0`` too)."""
+        raw: Literal["true", "1", "false", "0"] | None = self.choice(name, ("true", "1", "false", "0"))
+        return default if raw is None else raw in ("true", "1")
+
+    def parsed(self, name: str, parse: Callable[[str], Any], reason: str) -> Any:
+        """What ``parse`` makes of the text, None when absent; its ValueError is the reason's."""
+        raw = self.text(name)
+        if raw is None:
+            return None
+        try:
+            return parse(raw)
+        except ValueError:
+            self._errors.append((name, reason))
+            return None
+
+    def check(self) -> None:
+        """Raises ValidationFailed when any parameter read so far was wrong."""
+        if self._errors:
+            raise ValidationFailed(self._errors)
