@@ -256,6 +256,27 @@ async def test_seven_tabs_follow_one_answer(page: Page, context: BrowserContext,
 
 
 @needs_browser
+async def test_the_view_follows_the_answer_until_the_reader_scrolls_up(page: Page) -> None:
+    await page.set_viewport_size({"width": 420, "height": 420})
+    await say(page, "Say a lot")
+    await wait_for_text(page, 400)
+    scroller = page.locator("#scroll")
+    distance = "(element) => element.scrollHeight - element.scrollTop - element.clientHeight"
+    await expect(page.locator("#latest")).to_be_hidden()
+    assert await scroller.evaluate(distance) < 50
+    await scroller.hover()
+    await page.mouse.wheel(0, -150)
+    await expect(page.locator("#latest")).to_be_visible()
+    top = await scroller.evaluate("(element) => element.scrollTop")
+    await expect(answer(page, "done")).to_be_visible(timeout=LONG)
+    assert await scroller.evaluate("(element) => element.scrollTop") == top
+    await page.locator("#latest").click()
+    await expect(page.locator("#latest")).to_be_hidden()
+    assert await scroller.evaluate(distance) < 2
+    assert await page.evaluate("document.documentElement.scrollWidth") == 420
+
+
+@needs_browser
 async def test_the_list_follows_what_another_client_does(page: Page, live_server: Any) -> None:
     metadata = {"thread_id": "elsewhere", "title": "Asked elsewhere"}
     body = {"messages": [{"role": "user", "content": "hi"}], "metadata": metadata}

@@ -22,6 +22,8 @@ const SAYS = {
   loading: "Loading…",
 };
 
+const CANCELLED = { unobserved: "Stopped, because nobody was watching.", deleted: "This answer was deleted." };
+
 const STOPPED_SHORT = {
   max_tokens: "The answer reached its length limit and ends here.",
   refusal: "The model declined to go on.",
@@ -32,6 +34,7 @@ export class Answer {
   #attempt = 1;
   #stopReason = null;
   #stoppedHere = false;
+  #cancelReason = "";
   #model = "";
 
   /**
@@ -133,7 +136,7 @@ export class Answer {
       case "message_restart":
         this.#clear();
         this.#attempt = event.attempt;
-        this.#note("The worker that wrote this answer was lost. It was started again on another one.");
+        this.#note("The worker writing this answer was lost, and its unfinished text dropped. Another one began anew.");
         return this.#say("waiting");
       case "gap":
         this.#clear();
@@ -141,6 +144,7 @@ export class Answer {
       case "message_stop":
         return this.#finish("done");
       case "message_cancelled":
+        this.#cancelReason = event.reason;
         return this.#finish("stopped");
       case "error":
         this.error = event.error?.detail?.explanation || event.error?.message || "";
@@ -191,7 +195,7 @@ export class Answer {
     const kept = this.#blocks.size ? " What had been written is kept." : "";
     switch (this.phase) {
       case "stopped":
-        return [icon("stop"), h("span", {}, `${this.#stoppedHere ? "Stopped by you." : "Stopped."}${kept}`)];
+        return [icon("stop"), h("span", {}, this.#whyStopped() + kept)];
       case "failed":
         return this.#problem("The answer could not be finished.", this.error + kept);
       case "unsent":
@@ -203,6 +207,10 @@ export class Answer {
       default:
         return STOPPED_SHORT[this.#stopReason] ? [h("span", {}, STOPPED_SHORT[this.#stopReason])] : [];
     }
+  }
+
+  #whyStopped() {
+    return CANCELLED[this.#cancelReason] ?? (this.#stoppedHere ? "Stopped by you." : "Stopped.");
   }
 
   #problem(title, detail) {

@@ -90,7 +90,7 @@ class Page {
 
   open(first) {
     this.conversation.link = new Link(this.client, this.key, (message) => this.take(message));
-    if (first.messages) this.threads.replace(first.messages, !first.nextCursor);
+    for (const message of first.messages ?? []) this.threads.apply(message);
     this.listen();
     this.route();
     if (first.nextCursor) this.reload();
@@ -112,8 +112,8 @@ class Page {
     }
     document.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || part("confirm").open) return;
-      if (this.conversation.working) this.conversation.stop();
-      else drawer(false);
+      if (part("shell").classList.contains("drawer")) drawer(false);
+      else if (this.conversation.working) this.conversation.stop();
     });
     part("menu").addEventListener("click", () => drawer(true));
     part("veil").addEventListener("click", () => drawer(false));
@@ -157,6 +157,7 @@ class Page {
   /** The list anew, as far back as it goes within reason. */
   async reload() {
     const messages = [];
+    const askedAt = Date.now();
     let cursor;
     try {
       for (let page = 0; page < PAGES; page++) {
@@ -169,7 +170,7 @@ class Page {
       if (error.status === undefined) throw error;
       return; // the feed's line says that the server is away and asks again once it is back
     }
-    this.threads.replace(messages, !cursor);
+    this.threads.replace(messages, !cursor, askedAt);
     this.refresh();
   }
 

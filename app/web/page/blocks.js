@@ -70,7 +70,7 @@ class ThinkingBlock extends Block {
   constructor(start) {
     super();
     this.shown = document.createTextNode("");
-    this.label = h("summary", {}, "Thinking…");
+    this.label = h("summary", {}, "Its thoughts so far");
     this.element = h("details", { class: "thinking" }, this.label, h("div", {}, this.shown));
     this.add(start.thinking);
   }
@@ -85,7 +85,7 @@ class ThinkingBlock extends Block {
 
   end() {
     super.end();
-    this.label.textContent = "Thought about it";
+    this.label.textContent = "Its thoughts";
   }
 }
 

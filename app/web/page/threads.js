@@ -21,6 +21,7 @@ const PREVIEW_LENGTH = 200;
 export class Threads {
   /** @type {Map<string, object>} status objects by message id */
   #messages = new Map();
+  #heard = new Map();
   #removed = new Set();
 
   /** Takes a status object from the list, the feed or a send; an older one than known is ignored. */
@@ -28,14 +29,21 @@ export class Threads {
     const known = this.#messages.get(status.message_id);
     if (this.#removed.has(status.message_id) || (known && isOlder(status, known))) return;
     this.#messages.set(status.message_id, { ...known, ...status });
+    this.#heard.set(status.message_id, Date.now());
   }
 
-  /** The list as the server has it: what is missing from it, though as new as its oldest, was deleted elsewhere. */
-  replace(messages, complete) {
+  /**
+   * The list as the server has it. What is missing from it, though as new as its oldest, is gone, unless it was heard
+   * of after the list had been asked for.
+   *
+   * @param {object[]} messages newest first @param {boolean} complete whether it goes back to the very first
+   * @param {number} askedAt
+   */
+  replace(messages, complete, askedAt) {
     const listed = new Set(messages.map((message) => message.message_id));
     const oldest = complete ? "" : messages.at(-1)?.created_at;
     for (const [id, known] of this.#messages) {
-      if (!listed.has(id) && ENDED.has(known.status) && known.created_at >= oldest) this.#messages.delete(id);
+      if (!listed.has(id) && this.#heard.get(id) < askedAt && known.created_at >= oldest) this.#messages.delete(id);
     }
     for (const message of messages) this.apply(message);
   }
