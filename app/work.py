@@ -17,7 +17,7 @@ from typing import Any, Literal
 import anyio
 import structlog
 
-from app.chat.control import listen
+from app.chat.control import Channels, listen
 from app.chat.groups import Groups
 from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Heart, Sweeper
@@ -27,7 +27,7 @@ from app.llm.types import Model
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
-from app.telemetry import configure_logging
+from app.telemetry import Metrics, configure_logging, open_metrics
 from app.workers.generate import GenerateWorker
 from app.workers.loop import GroupConsumer, Handler
 
@@ -42,25 +42,29 @@ log = structlog.get_logger(__name__)
 async def run_workers(settings: Settings, kind: Kind, *, until_idle: bool = False) -> None:
     """Runs one worker process until it is told to stop, or (``until_idle``) until nothing waits any more."""
     configure_logging(settings)
-    async with open_resources(settings, database=kind == "background") as resources, AsyncExitStack() as stack:
+    metrics = open_metrics()
+    generate = kind == "generate"
+    async with open_resources(settings, database=not generate, http=generate) as resources, AsyncExitStack() as stack:
         lifecycle = Lifecycle(resources.redis, resources.keys, settings)
-        if kind == "generate":
-            await _generate(stack, resources, lifecycle, until_idle)
+        if generate:
+            await _generate(stack, resources, lifecycle, metrics, until_idle)
         else:
-            await _background(resources, lifecycle, until_idle)
+            await _background(resources, lifecycle, metrics, until_idle)
 
 
-async def _generate(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle, until_idle: bool) -> None:
+async def _generate(
+    stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool
+) -> None:
     models = load_models(resources.settings)
     litellm = importlib.import_module("app.llm.litellm_door")  # only this kind of process pays for it
     stack.push_async_callback(litellm.close)
     await litellm.warm()
     opener = _opener(models, resources, litellm)
-    worker = GenerateWorker(lifecycle, opener, resources.settings, resources.metrics)
+    worker = GenerateWorker(lifecycle, opener, resources.settings, metrics)
     async with anyio.create_task_group() as tg:
         tg.start_soon(_stop_on_signal, worker.stop)
-        tg.start_soon(listen, resources.blocking_redis, lambda: worker.channels)
-        tg.start_soon(Sweeper(lifecycle, resources.metrics.reclaimed).run)
+        tg.start_soon(listen, resources.blocking_redis(), lambda: worker.channels)
+        tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
         tg.start_soon(pulse, lambda: worker.heart.name)
         log.info("worker.started", kind="generate", worker=worker.heart.name)
         await worker.run(until_idle=until_idle)
@@ -71,7 +75,7 @@ def _opener(models: Models, resources: Resources, litellm: Any) -> Callable[[str
     return partial(models.open, direct=openai_wire.door(resources.http), litellm=litellm.door())
 
 
-async def _background(resources: Resources, lifecycle: Lifecycle, until_idle: bool) -> None:
+async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool) -> None:
     groups = Groups(lifecycle.scripts, lifecycle.keys)
     consumers = [
         GroupConsumer(groups, lifecycle.keys, name, make(resources, lifecycle)) for name, make in GROUPS.items()
@@ -88,13 +92,13 @@ async def _background(resources: Resources, lifecycle: Lifecycle, until_idle: bo
         for consumer in consumers:
             consumer.wake()
 
-    channel = lifecycle.keys.channel("done")
+    hints: Channels = {lifecycle.keys.channel("done"): wake}
     async with anyio.create_task_group() as tg:
         await heart.beat()
         tg.start_soon(_stop_on_signal, stop)
         tg.start_soon(heart.run)
-        tg.start_soon(listen, resources.blocking_redis, lambda: {channel: wake})
-        tg.start_soon(Sweeper(lifecycle, resources.metrics.reclaimed).run)
+        tg.start_soon(listen, resources.blocking_redis(), lambda: hints)
+        tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
         tg.start_soon(pulse, lambda: heart.name)
         log.info("worker.started", kind="background", worker=heart.name)
         async with anyio.create_task_group() as work:

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 KEY = "rp_live_0123456789abcdefghjkmnpqrstvwxyz"
 
 MODELS = (
-    "t20", "t20-p50", "t200-p100", "t400-p100", "t500-p50", "t2000", "stall10", "stall0", "slowstart2-t20", "t20-think5-tool",
-    "fail429x2-t20", "fail500", "cut10", "err10", "short10", "t1", "t60-p20",
+    "t20", "t20-p50", "t200-p100", "t400-p100", "t500-p50", "t2000", "stall10", "stall0", "slowstart2-t20",
+    "t20-think5-tool", "fail429x2-t20", "fail500", "cut10", "err10", "short10", "t1", "t60-p20",
 )  # fmt: skip
 
 
@@ -185,4 +185,5 @@ async def system(place: Path, *, workers: int = 1, webs: int = 1, **changes: Any
 def _aliases(base_url: str) -> Iterable[str]:
     for name in MODELS:
         yield f'[models."{name}"]\nmodel = "{name}"\napi_base = "{base_url}"\napi_key = "k"\n'
-        yield f'[models."lite-{name}"]\nmodel = "openai/{name}"\napi_base = "{base_url}"\napi_key = "k"\napi = "litellm"\n'
+        yield f'[models."lite-{name}"]\nmodel = "openai/{name}"\napi_base = "{base_url}"\napi_key = "k"\n'
+        yield 'api = "litellm"\n'

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+
 from app.accounts import ALL_SCOPES, Account, Accounts, Caller, ensure_root_key, keyring, tokens
 from app.accounts.service import GRACE_S
 from app.database import Database, migrate, open_pool

@@ -8,6 +8,7 @@ import anyio
 import asyncpg
 import msgspec
 import pytest
+
 from app.database import Migration, known_migrations, migrate, open_pool, translate
 from app.errors import StartFailed, Unavailable
 from app.settings import Settings

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from app.errors import BadRequest, PayloadTooLarge, RepriseError, UnsupportedMediaType, ValidationFailed
-from app.web.initiate import Initiate
-from app.web.parse import Query, decode, read_body, read_json, warning
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
+
+from app.errors import BadRequest, PayloadTooLarge, RepriseError, UnsupportedMediaType, ValidationFailed
+from app.web.initiate import Initiate
+from app.web.parse import Query, decode, read_body, read_json, warning
 
 
 class Inner(msgspec.Struct):

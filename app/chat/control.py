@@ -7,10 +7,14 @@ learns of a lost claim from its next append or renewal.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import anyio
-from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
+
+from app.redis_door import Redis
+
+Channels = dict[str, Callable[[bytes], None]]
 
 POLL_S = 1.0
 """How long a lost hint can delay work."""
@@ -18,26 +22,20 @@ POLL_S = 1.0
 _ERRORS = (redis_errors.RedisError, OSError)
 
 
-async def listen(
-    open_client: Callable[[], aioredis.Redis], channels: Callable[[], dict[str, Callable[[bytes], None]]]
-) -> None:
+async def listen(client: Redis, channels: Callable[[], Channels]) -> None:
     """Calls each channel's function with every hint, for ever.
 
     ``channels`` is asked again each second, since a worker may take a new name; subscriptions follow it.
     """
     while True:
-        client = open_client()
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                 await _serve(pubsub, channels)
         except _ERRORS:
             await anyio.sleep(0.2)
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                await client.aclose()
 
 
-async def _serve(pubsub: aioredis.client.PubSub, channels: Callable[[], dict[str, Callable[[bytes], None]]]) -> None:
+async def _serve(pubsub: Any, channels: Callable[[], Channels]) -> None:
     subscribed: set[str] = set()
     while True:
         wanted = channels()

@@ -7,34 +7,41 @@ or decided by the message's own record, so any web process can serve any message
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from msgspec import Meta
 
 from app import ids
-from app.accounts import Accounts
+from app.accounts import Accounts, Caller
 from app.chat import log
 from app.chat.events import content_of
 from app.chat.lifecycle import Lifecycle, NewMessage, missing
 from app.chat.listing import Filter, MessageList
 from app.chat.message import STATUSES, Message, iso
-from app.errors import BadRequest, Forbidden, ValidationFailed
-from app.keyring import Caller
+from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
 from app.settings import Settings
-from app.web.guard import caller_of
+from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
 from app.web.initiate import Initiate, check_message_id, digest_of, problems
-from app.web.parse import query_int, query_one_of, read_body, warning_header
+from app.web.parse import Query, decode, read_json, warning
+from app.web.problem import request_id
+from app.web.reply import json_reply
 
 TOKEN_GRACE_S = 3_600
 """How much longer than the message's deadline its stream token lives, so that a browser can come back."""
 
 MAX_IDEMPOTENCY_KEY = 255
-MAX_TOKEN_IDS = 100
 FEED_TOKEN_S = 86_400
 PATH = "/v1/messages/async"
+ONE = f"{PATH}/{{message_id:str}}"
+TAGS = ["messages"]
+READ = {"scope": "messages:read"}
+WRITE = {"scope": "messages:write"}
+CANCEL = {"scope": "messages:write", "token": True}
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -49,12 +56,16 @@ class MessageRoutes:
         self.accounts = accounts
         self.settings = settings
 
-    async def visible(self, caller: Caller, message_id: str) -> Message:
-        """The message if this caller may know of it. Raises NotFound, the same for all that it may not."""
-        message = await self.lifecycle.read(caller.account, message_id)
-        if message is None or caller.user_id not in (None, message.user):
+    async def visible(self, bearer: Bearer, message_id: str) -> Message:
+        """The message if its bearer may know of it. Raises NotFound, the same for all that it may not."""
+        message = await self.lifecycle.read(bearer.account, message_id)
+        if message is None or not may_see(bearer, message_id, message.user):
             raise missing(message_id)
         return message
+
+    async def body(self, request: AnyRequest) -> bytes:
+        """The request's JSON, as it came."""
+        return await read_json(request.scope, request.receive, self.settings.max_body_bytes)
 
     def new_message(self, caller: Caller, body: Initiate, request: AnyRequest, raw: bytes) -> NewMessage:
         """What initiate asks for, completed with defaults. Raises ValidationFailed, Forbidden, BadRequest."""
@@ -66,9 +77,9 @@ class MessageRoutes:
         return NewMessage(
             id=message_id,
             account=caller.account,
-            user=_owner(caller, body),
+            user=user_of(caller, body.name("user_id")),
             key_id=caller.key_id,
-            request_id=request.scope["state"]["request_id"],
+            request_id=request_id(request.scope),
             model=body.model,
             message_count=len(body.messages),
             request=body.request(self.models.ceiling(body.model, settings.max_output_tokens)),
@@ -103,94 +114,97 @@ class MessageRoutes:
         """The Litestar handlers."""
         routes = self
 
-        @post(PATH, opt={"scope": "messages:write"}, status_code=200, operation_id="initiate", tags=["messages"])
-        async def initiate(request: AnyRequest) -> Response[dict[str, Any]]:
+        @post(PATH, opt=WRITE, status_code=200, operation_id="initiate", tags=TAGS)
+        async def initiate(request: AnyRequest) -> Response[bytes]:
             """Start a message: it is queued at once, generated in the background, and observed whenever you like."""
-            caller = caller_of(request)
-            body, unknown, raw = await read_body(request, Initiate)
+            caller = caller_of(request.scope)
+            raw = await routes.body(request)
+            body, unknown = decode(raw, Initiate)
             new = routes.new_message(caller, body, request, raw)
             created = await routes.lifecycle.create(new)
-            return Response(routes.initiated(caller, new, created), headers=warning_header(unknown))
+            return json_reply(routes.initiated(caller, new, created), headers=warning(unknown))
 
-        @get(PATH, opt={"scope": "messages:read"}, operation_id="listMessages", tags=["messages"])
-        async def list_messages(request: AnyRequest) -> dict[str, Any]:
+        @get(PATH, opt=READ, operation_id="list_messages", tags=TAGS)
+        async def list_messages(request: AnyRequest) -> Response[bytes]:
             """The caller's messages, newest first."""
-            caller = caller_of(request)
-            query = request.query_params
+            caller, query = caller_of(request.scope), Query(request.scope)
+            limit = query.integer("limit", 20, least=1, most=100)
             wanted = Filter(
-                status=query_one_of(query, "status", STATUSES) or "",
-                user=_listed_user(caller, query.get("user_id")),
-                thread=query.get("thread_id") or "",
-                stream_type=query.get("stream_type") or "",
+                status=query.choice("status", STATUSES) or "",
+                user=user_filter(caller, query.text("user_id")) or "",
+                thread=query.text("thread_id") or "",
+                stream_type=query.text("stream_type") or "",
             )
-            limit = query_int(query, "limit", 20, least=1, most=100)
-            page, following = await routes.list.page(caller.account, wanted, limit, query.get("cursor") or "")
-            return {"messages": [message.status_object() for message in page], "next_cursor": following}
+            cursor = query.text("cursor", longest=512) or ""
+            query.check()
+            page, following = await routes.list.page(caller.account, wanted, limit, cursor)
+            return json_reply({"messages": [message.status_object() for message in page], "next_cursor": following})
 
-        @get(f"{PATH}/{{message_id:str}}", opt={"scope": "messages:read"}, operation_id="getMessage", tags=["messages"])
-        async def read_message(request: AnyRequest, message_id: str) -> dict[str, Any]:
+        @get(ONE, opt=READ, operation_id="get_message", tags=TAGS)
+        async def get_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """The message so far: what has been written of its answer, whatever its state."""
-            message = await routes.visible(caller_of(request), message_id)
+            message = await routes.visible(caller_of(request.scope), message_id)
             key = routes.lifecycle.keys.log(message.account, message_id)
             entries = await log.read_attempt(routes.lifecycle.redis, key, message.attempt)
-            return _message_object(message, content_of(entries))
+            return json_reply(_message_object(message, content_of(entries)))
 
-        @get(
-            f"{PATH}/{{message_id:str}}/status",
-            opt={"scope": "messages:read"},
-            operation_id="status",
-            tags=["messages"],
-        )
-        async def status(request: AnyRequest, message_id: str) -> dict[str, Any]:
+        @get(f"{ONE}/status", opt=READ, operation_id="get_status", tags=TAGS)
+        async def get_status(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """State, times and figures of a message, without observing it."""
-            return (await routes.visible(caller_of(request), message_id)).status_object()
+            return json_reply((await routes.visible(caller_of(request.scope), message_id)).status_object())
 
-        @post(
-            f"{PATH}/{{message_id:str}}/cancel",
-            opt={"scope": "messages:write", "token": "message"},
-            status_code=200,
-            operation_id="cancel",
-            tags=["messages"],
-        )
-        async def cancel(request: AnyRequest, message_id: str) -> dict[str, str]:
+        @post(f"{ONE}/cancel", opt=CANCEL, status_code=200, operation_id="cancel_message", tags=TAGS)
+        async def cancel_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """Stop a pending or processing message for good; what was written of it stays readable."""
-            message = await routes.visible(caller_of(request), message_id)
+            message = await routes.visible(bearer_of(request.scope), message_id)
             await routes.lifecycle.cancel(message.account, message_id)
-            return {"message": "Stream cancelled successfully", "message_id": message_id, "status": "cancelled"}
+            done = {"message": "Stream cancelled successfully", "message_id": message_id, "status": "cancelled"}
+            return json_reply(done)
 
-        async def remove(request: AnyRequest, message_id: str) -> None:
+        @delete(ONE, opt=WRITE, operation_id="delete_message", tags=TAGS)
+        async def delete_message(request: AnyRequest, message_id: FromPath[str]) -> None:
             """Delete a message, cancelling it first when it is active."""
-            message = await routes.visible(caller_of(request), message_id)
-            await routes.lifecycle.delete(message.account, message_id)
+            await routes.remove(caller_of(request.scope), message_id)
 
-        paths = [f"{PATH}/{{message_id:str}}", f"{PATH}/{{message_id:str}}/delete"]
-        removal = delete(paths, opt={"scope": "messages:write"}, operation_id="delete", tags=["messages"])(remove)
+        @delete(f"{ONE}/delete", opt=WRITE, operation_id="delete_message_alias", tags=TAGS)
+        async def delete_message_alias(request: AnyRequest, message_id: FromPath[str]) -> None:
+            """The same under the address older clients use."""
+            await routes.remove(caller_of(request.scope), message_id)
 
-        @post(
-            "/v1/stream-tokens",
-            opt={"scope": "messages:read"},
-            status_code=200,
-            operation_id="createStreamToken",
-            tags=["messages"],
-        )
-        async def stream_token(request: AnyRequest) -> dict[str, str]:
+        @post("/v1/stream-tokens", opt=READ, status_code=200, operation_id="create_stream_token", tags=TAGS)
+        async def create_stream_token(request: AnyRequest) -> Response[bytes]:
             """A signed token for browsers: to observe and cancel these messages, or to follow the account's feed."""
-            return await routes.make_token(request)
+            return json_reply(await routes.make_token(request))
 
-        return [initiate, list_messages, read_message, status, cancel, removal, stream_token]
+        return [
+            initiate,
+            list_messages,
+            get_message,
+            get_status,
+            cancel_message,
+            delete_message,
+            delete_message_alias,
+            create_stream_token,
+        ]
+
+    async def remove(self, caller: Caller, message_id: str) -> None:
+        """Deletes one of the caller's messages. Raises NotFound."""
+        message = await self.visible(caller, message_id)
+        await self.lifecycle.delete(message.account, message_id)
 
     async def make_token(self, request: AnyRequest) -> dict[str, str]:
         """A token for a list of the caller's messages or for its feed."""
-        caller = caller_of(request)
-        body, _, _ = await read_body(request, TokenRequest)
+        caller = caller_of(request.scope)
+        body, _ = decode(await self.body(request), TokenRequest)
         if body.feed == bool(body.message_ids):
             raise ValidationFailed([("message_ids", "give either message_ids or feed: true")])
+        expires = time.time()
         if body.feed:
-            expires = time.time() + FEED_TOKEN_S
+            expires += FEED_TOKEN_S
             token = self.accounts.issue_token(caller, feed=True, expires_at=expires)
         else:
             messages = [await self.visible(caller, message_id) for message_id in dict.fromkeys(body.message_ids)]
-            expires = max(*(m.deadline / 1000 for m in messages), time.time()) + TOKEN_GRACE_S
+            expires = max(expires, *(m.deadline / 1000 for m in messages)) + TOKEN_GRACE_S
             token = self.accounts.issue_token(caller, message_ids=[m.id for m in messages], expires_at=expires)
         return {"token": token, "expires_at": iso(round(expires * 1000))}
 
@@ -198,7 +212,7 @@ class MessageRoutes:
 class TokenRequest(msgspec.Struct, kw_only=True):
     """Either a list of messages or the feed."""
 
-    message_ids: list[str] = []
+    message_ids: Annotated[list[str], Meta(max_length=100)] = []
     feed: bool = False
 
 
@@ -215,20 +229,6 @@ def _identity(caller: Caller, request: AnyRequest, raw: bytes) -> tuple[str, str
         raise BadRequest(f"Idempotency-Key {reason}", details={"field": "Idempotency-Key", "reason": reason})
     derived = ids.derived_id("msg", caller.account, "initiate", key)
     return chosen or derived, digest_of(raw, chosen or "")
-
-
-def _owner(caller: Caller, body: Initiate) -> str:
-    """The end user a message belongs to."""
-    asked = body.name("user_id")
-    if caller.user_id is not None and asked not in ("", caller.user_id):
-        raise Forbidden("this API key is bound to another user", details={"field": "metadata.user_id"})
-    return caller.user_id or asked or "default"
-
-
-def _listed_user(caller: Caller, asked: str | None) -> str:
-    if caller.user_id is not None and asked not in (None, caller.user_id):
-        raise Forbidden("this API key is bound to another user", details={"field": "user_id"})
-    return caller.user_id or asked or ""
 
 
 def _message_object(message: Message, content: list[dict[str, Any]]) -> dict[str, Any]:
