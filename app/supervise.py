@@ -30,11 +30,15 @@ import msgspec
 from anyio.abc import TaskStatus
 from prometheus_client.multiprocess import mark_process_dead
 
+from app.accounts import ensure_root_key
+from app.chat.liveness import drop_worker
 from app.engines.embedded import Engines, embedded
 from app.engines.home import data_directory, hold
 from app.engines.process import kill_group, spawn, stop
 from app.errors import RepriseError, StartFailed
+from app.llm.models import load_models
 from app.pulse import VARIABLE
+from app.resources import open_resources
 from app.settings import Settings
 
 SILENT_LIMIT_S = 5.0
@@ -46,8 +50,8 @@ LONGEST_PAUSE_S = 10.0
 DROP_LIMIT_S = 2.0
 
 Say = Callable[[str], None]
-Prepare = Callable[[Settings], Awaitable[str]]
-"""What must be done once the engines run and before the children start; returns the root key."""
+Prepare = Callable[[Settings], Awaitable[str | None]]
+"""What must be done once the engines run and before the children start; returns the root key where it is known."""
 WorkerDied = Callable[[Settings, str], Awaitable[None]]
 """Drops the liveness of the worker of this name."""
 
@@ -69,6 +73,22 @@ def programs(settings: Settings) -> list[Program]:
         Program(name="generate", command=(*reprise, "work", "generate"), count=settings.workers),
         Program(name="background", command=(*reprise, "work", "background"), niceness=10),
     ]
+
+
+async def run(settings: Settings, say: Say) -> None:
+    """`reprise run`: until SIGINT or SIGTERM. Raises StartFailed with one line when something cannot start."""
+    load_models(settings)  # a mistake in the file is told before anything starts
+    await supervise(settings, programs(settings), prepare=_prepare, worker_died=_drop_worker, say=say)
+
+
+async def _prepare(settings: Settings) -> str | None:
+    async with open_resources(settings) as resources:
+        return await ensure_root_key(resources.database, settings)
+
+
+async def _drop_worker(settings: Settings, worker: str) -> None:
+    async with open_resources(settings, database=False) as resources:
+        await drop_worker(resources.redis, resources.keys, worker)
 
 
 async def supervise(
@@ -231,10 +251,11 @@ def fresh_directory(path: Path) -> Path:
     return path
 
 
-def page_address(settings: Settings, key: str) -> str:
+def page_address(settings: Settings, key: str | None) -> str:
     """Where a person on this machine finds the page, the root key in the fragment, which browsers never send."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{settings.port}/#key={key}"
+    address = f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{settings.port}/"
+    return f"{address}#key={key}" if key else address
 
 
 def introduction(settings: Settings, engines: Engines, children: Sequence[Program]) -> str:

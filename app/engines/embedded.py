@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 
-from app.engines.home import Home, Urls
+from app.engines.home import Home, Urls, data_directory, hold, running_engines
 from app.engines.postgres import PostgresServer
 from app.engines.redis import RedisServer
 from app.engines.server import Server
 from app.errors import StartFailed
+from app.settings import Settings
 
 SHORT_LIFE_S = 10.0  # one that dies sooner after its start waits before the next
 LONGEST_PAUSE_S = 5.0
@@ -59,6 +61,44 @@ async def embedded(
                     stopping.start_soon(server.stop)
     if raised is not None:
         raise raised
+
+
+def located(settings: Settings) -> Settings | None:
+    """``settings`` with the addresses of both engines: as given, else of a supervisor on the same data directory.
+
+    None when one of them is neither. Raises StartFailed when the data directory cannot be read.
+    """
+    home = data_directory(settings)
+    settings = msgspec.structs.replace(settings, data_dir=str(home))
+    if not (settings.redis_url and settings.database_url):
+        running = running_engines(home)
+        if running is None:
+            return None
+        settings = msgspec.structs.replace(
+            settings,
+            redis_url=settings.redis_url or running.redis_url,
+            database_url=settings.database_url or running.database_url,
+        )
+    return settings if settings.redis_url and settings.database_url else None
+
+
+@asynccontextmanager
+async def reachable(settings: Settings) -> AsyncIterator[Settings]:
+    """``settings`` with engines that answer during the block: `located` ones, else embedded ones started for it."""
+    there = located(settings)
+    if there is not None:
+        yield there
+        return
+    async with (
+        hold(data_directory(settings)) as home,
+        embedded(home, redis=not settings.redis_url, postgres=not settings.database_url) as engines,
+    ):
+        yield msgspec.structs.replace(
+            settings,
+            data_dir=str(home.path),
+            redis_url=settings.redis_url or engines.urls.redis_url,
+            database_url=settings.database_url or engines.urls.database_url,
+        )
 
 
 async def _start(servers: list[Server]) -> None:

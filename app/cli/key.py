@@ -1,0 +1,124 @@
+"""`reprise key create|list|revoke`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import click
+from rich.console import Console
+from rich.table import Table
+
+from app.accounts import ALL_SCOPES, DEFAULT_ACCOUNT, Account, Accounts, ApiKey
+from app.cli import options
+from app.database import migrate, open_pool
+from app.engines.embedded import reachable
+from app.errors import NotFound
+from app.settings import Settings, load
+
+USUAL_SCOPES = [scope for scope in ALL_SCOPES if scope not in ("admin", "keys:write")]
+PAGE = 100
+
+T = TypeVar("T")
+
+account_option = click.option("--account", default=DEFAULT_ACCOUNT, show_default=True, help="The account's name.")
+
+
+@click.group(epilog="Example: reprise key create --account acme --name backend")
+def command() -> None:
+    """Create, list and revoke API keys."""
+
+
+@command.command(epilog="Example: reprise key create --account acme --scope messages:write --scope messages:read")
+@account_option
+@click.option("--name", default="", help="What the key is for.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(ALL_SCOPES),
+    help="What it may do; several times. [default: all but admin and keys:write]",
+)
+@click.option("--user", "user_id", help="Bind the key to this end user.")
+@click.option("--expires-days", type=click.IntRange(1, 36_500), help="Days until it expires. [default: never]")
+@options.data_dir
+def create(
+    account: str,
+    name: str,
+    scopes: tuple[str, ...],
+    user_id: str | None,
+    expires_days: int | None,
+    data_dir: str | None,
+) -> None:
+    """Create a key, and the account where it is missing. Prints the key, which is never shown again."""
+    expires_at = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
+
+    async def act(accounts: Accounts) -> tuple[ApiKey, str]:
+        try:
+            owner = await accounts.account_named(account)
+        except NotFound:
+            owner = await accounts.create_account(account)
+        return await accounts.create_key(owner.id, name, scopes or USUAL_SCOPES, user_id=user_id, expires_at=expires_at)
+
+    key, text = anyio.run(_with_accounts, load({"data_dir": data_dir}), act)
+    click.echo(f"Key {key.id} of account {account}; keep it now, it is not shown again:", err=True)
+    click.echo(text)
+
+
+@command.command("list", epilog="Example: reprise key list --account acme")
+@account_option
+@options.data_dir
+def list_(account: str, data_dir: str | None) -> None:
+    """List an account's keys."""
+    keys = anyio.run(_with_accounts, load({"data_dir": data_dir}), partial(_all_keys, account))
+    table = Table("id", "name", "starts with", "status", "user", "scopes", "created", "expires", "last used")
+    for key in keys:
+        scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
+        times = (key.created_at, key.expires_at, key.last_used_at)
+        table.add_row(key.id, key.name, key.prefix, key.status, key.user_id or "", scopes, *map(_day, times))
+    Console().print(table)
+
+
+@command.command(epilog="Example: reprise key revoke --account acme key_01k0zq3v8m5x2c7d9f1g4h6j8k")
+@click.argument("key_id")
+@account_option
+@options.data_dir
+def revoke(key_id: str, account: str, data_dir: str | None) -> None:
+    """End a key, within two seconds in every process."""
+
+    async def act(accounts: Accounts) -> ApiKey:
+        return await accounts.revoke_key((await accounts.account_named(account)).id, key_id)
+
+    key = anyio.run(_with_accounts, load({"data_dir": data_dir}), act)
+    click.echo(f"{key.id} is revoked")
+
+
+async def _all_keys(account: str, accounts: Accounts) -> list[ApiKey]:
+    owner: Account = await accounts.account_named(account)
+    found: list[ApiKey] = []
+    while True:
+        page, total = await accounts.list_keys(owner.id, limit=PAGE, offset=len(found))
+        found += page
+        if not page or len(found) >= total:
+            return found
+
+
+async def _with_accounts(settings: Settings, act: Callable[[Accounts], Awaitable[T]]) -> T:
+    async with _accounts(settings) as accounts:
+        return await act(accounts)
+
+
+@asynccontextmanager
+async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
+    async with reachable(settings) as there:
+        await migrate(there)
+        async with open_pool(there) as database:
+            yield await Accounts.open(database)
+
+
+def _day(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"

@@ -1,0 +1,65 @@
+"""`reprise`: the group of all commands, and how their failures look.
+
+A command's module is imported when that command is asked for, by name and through importlib: `--help` must not wait
+for what `run` or `work` import. This is the one place where that is done.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from app.errors import RepriseError
+
+COMMANDS = {
+    "run": "Start everything on this machine.",
+    "work": "Run a worker process alone.",
+    "migrate": "Bring the database up to date.",
+    "key": "Create, list and revoke API keys.",
+    "doctor": "Say what is here and what is wrong.",
+}
+
+
+class Commands(click.Group):
+    """Loads a command when it is asked for; turns our errors into one line and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"app.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RepriseError as error:
+            click.echo(f"reprise: {error.message}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: reprise run --port 8000",
+)
+def cli() -> None:
+    """A chat gateway: messages that go on when the client does not.
+
+    Every setting is also an environment variable REPRISE_NAME, or a line of the TOML file that REPRISE_CONFIG names.
+    """
+
+
+def main() -> None:
+    """The entry point of the command `reprise`."""
+    cli(prog_name="reprise")
