@@ -10,6 +10,8 @@
    throughout (litellm's own choice is aiohttp), so that it closes at once whatever the provider.
 5. Lines of a stream are split by httpx's line iterator for most providers, which also splits at U+2028, U+2029 and
    U+0085: an answer with one of these in it lost text or broke off. `line_stream.py` escapes them on the way in.
+6. Tools are the caller's: litellm's gateway for tool servers is skipped (it also needs a package that litellm does
+   not install, so that every call with tools failed).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from typing import Any
 
 import httpx
@@ -66,6 +69,9 @@ def door() -> Door:
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # At lower levels these log request bodies, and addresses that hold a key with some providers.
+    for name in ("openai", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     keep_lines_whole(AsyncHTTPHandler)
     without_usage: set[str] = set()
 
@@ -77,11 +83,15 @@ def door() -> Door:
 
 async def warm() -> None:
     """Make litellm load what it puts off until its first call (0.7 s), so that no message waits for it."""
-    stream = await litellm.acompletion(
-        model="openai/none", messages=[{"role": "user", "content": "x"}], stream=True, mock_response="x", api_key="none"
-    )
-    async for _ in stream:
-        pass
+    asked = [{"role": "user", "content": "x"}]
+    with warnings.catch_warnings():
+        # litellm's own types make pydantic warn, once, when they are built: nothing a reader could act on.
+        warnings.filterwarnings("ignore", message="Items? .* using the `ReadOnly` qualifier", category=UserWarning)
+        stream = await litellm.acompletion(
+            model="openai/none", messages=asked, stream=True, mock_response="x", api_key="none"
+        )
+        async for _ in stream:
+            pass
 
 
 async def close() -> None:
@@ -112,7 +122,6 @@ class LitellmCall:
         self._tools = ToolCalls()
         self._stop: str | None = None
         self._ended = False
-        self._begun = False
 
     async def read(self) -> list[Delta] | None:
         try:
@@ -121,7 +130,6 @@ class LitellmCall:
             while not self._ended:
                 deltas = self._deltas(await anext(self._stream)) if self._stream else []
                 if deltas:
-                    self._begun = True
                     return deltas
         except StopAsyncIteration:
             self._ended = True
@@ -153,13 +161,17 @@ class LitellmCall:
 
     def _arguments(self) -> dict[str, Any]:
         body = chat_body(self._target, self._request, dialect_of(self._target))
-        fixed = {
+        fixed: dict[str, Any] = {
             "stream": True,
             "drop_params": True,
             "num_retries": 0,
             "max_retries": 0,
+            "_skip_mcp_handler": True,
             "timeout": _TIMEOUT,
         }
+        if "thinking" in body:
+            # its table of models is older than some models: what was asked for by name is not dropped
+            fixed["allowed_openai_params"] = ["thinking"]
         where = {"api_base": self._target.api_base, "api_key": self._target.api_key}
         return fixed | {k: v for k, v in where.items() if v} | body
 
@@ -204,7 +216,7 @@ class LitellmCall:
     def _translated(self, error: Exception) -> UpstreamFailed:
         error = getattr(error, "original_exception", None) or error
         broken = _is_broken(error)
-        if self._begun and broken:
+        if broken and self._stream is not None:
             return failures.truncated()
         status = getattr(error, "status_code", None)
         headers = getattr(getattr(error, "response", None), "headers", None)

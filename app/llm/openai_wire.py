@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -20,22 +21,31 @@ from app.errors import UpstreamFailed
 from app.llm import failures
 from app.llm.chat_stream import ChatStream
 from app.llm.convert import chat_body, dialect_of
-from app.llm.types import Call, Delta, Door, Request, Target
+from app.llm.types import Call, Delta, Door, Request, Target, Usage
 
 CONNECT_S = 10.0
 WRITE_S = 60.0
 ERROR_BODY_S = 5.0
 ERROR_BODY_BYTES = 65_536
 DRAIN_S = 0.05
+OPENAI_HOST = "api.openai.com"
 _TIMEOUT = httpx.Timeout(connect=CONNECT_S, read=None, write=WRITE_S, pool=CONNECT_S)
 
 
-def door(http: httpx.AsyncClient) -> Door:
-    """Calls over ``http``; what it learns about upstreams (see 1) lives as long as the door."""
+Price = Callable[[str, Usage], float | None]
+"""US dollars for a model's tokens, None where unknown: `litellm_door.cost_usd` is one."""
+
+
+def door(http: httpx.AsyncClient, price: Price | None = None) -> Door:
+    """Calls over ``http``; what it learns about upstreams (see 1) lives as long as the door.
+
+    ``price`` is asked for OpenAI's own service only: another server's models may share a name, not a price.
+    """
     without_usage: set[str] = set()
 
     def start(target: Target, request: Request) -> Call:
-        return DirectCall(http, target, request, without_usage)
+        is_openai = urlsplit(target.api_base).hostname == OPENAI_HOST
+        return DirectCall(http, target, request, without_usage, price if is_openai else None)
 
     return start
 
@@ -43,11 +53,19 @@ def door(http: httpx.AsyncClient) -> Door:
 class DirectCall:
     """One streamed call; see `app.llm.types.Call`."""
 
-    def __init__(self, http: httpx.AsyncClient, target: Target, request: Request, without_usage: set[str]) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        target: Target,
+        request: Request,
+        without_usage: set[str],
+        price: Price | None = None,
+    ) -> None:
         self._http = http
         self._target = target
         self._request = request
         self._without_usage = without_usage
+        self._price = price
         self._stream = ChatStream(request.stop_sequences, target.api_key)
         self._response: httpx.Response | None = None
         self._reads: AsyncGenerator[bytes, None] | None = None
@@ -61,7 +79,7 @@ class DirectCall:
         while not self._ended:
             deltas = await self._next()
             if deltas:
-                return deltas
+                return deltas if self._price is None else self._priced(deltas, self._price)
         return None
 
     async def aclose(self) -> None:
@@ -91,6 +109,12 @@ class DirectCall:
                 return self._stream.finish()
             raise self._broken(error) from error
         return self._stream.feed(data)
+
+    def _priced(self, deltas: list[Delta], price: Price) -> list[Delta]:
+        for delta in deltas:
+            if isinstance(delta, Usage) and delta.cost_usd is None:
+                delta.cost_usd = price(self._target.model, delta)
+        return deltas
 
     async def _drain(self) -> None:
         try:
