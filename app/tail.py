@@ -42,6 +42,31 @@ RawEntry = tuple[bytes, dict[bytes, bytes]]
 log = structlog.get_logger(__name__)
 
 
+class Bell:
+    """Wakes one reader: rung by what it waits for, by a ping that is due, and by the drain."""
+
+    __slots__ = ("_event", "_rung")
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+        self._rung = False
+
+    def ring(self) -> None:
+        self._rung = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Returns at once when it was rung since the last wait."""
+        if not self._rung:
+            self._event = anyio.Event()
+            try:
+                await self._event.wait()
+            finally:
+                self._event = None
+        self._rung = False
+
+
 class Follower(Protocol):
     """Follows one stream. ``base`` is the key prefix of its partition, ``position`` the id of the last entry taken."""
 

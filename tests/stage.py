@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import anyio
@@ -15,7 +16,6 @@ import msgspec
 from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar, Request, Response
-from prometheus_client import CollectorRegistry, Gauge
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -26,12 +26,16 @@ from app.chat.fanout import Fanout
 from app.chat.lifecycle import Lifecycle
 from app.chat.message import Message
 from app.chat.replay import Pages
-from app.errors import RepriseError, Unauthorized
+from app.errors import Forbidden, RepriseError, Unauthorized
+from app.feeds import Feeds
 from app.llm.types import Text
 from app.redis_keys import Keys
 from app.settings import Settings
 from app.tail import Tail
+from app.web.events_feed import feed_handlers
 from app.web.observe import Observing, observe_handlers
+from app.web.several import several_handlers
+from app.web.sockets import socket_handlers
 from app.web.sse import Streams
 from tests.rig import entries, new_message, until
 
@@ -40,14 +44,19 @@ T = TypeVar("T")
 
 class Someone(msgspec.Struct):
     account: str
-    user: str | None = None
+    user_id: str | None = None
 
 
-async def identify(connection: Any, message_ids: Sequence[str], **_: Any) -> Someone:
-    """Takes the account and user from the key itself: ``acc`` or ``acc/ada``."""
-    key = connection.headers.get("x-api-key") or connection.query_params.get("token")
-    if not key:
-        raise Unauthorized("no key")
+async def identify(connection: Any, *, scope: str = "", message_ids: Sequence[str] = (), feed: bool = False) -> Someone:
+    """Takes the account and user from the key itself (``acc``, ``acc/ada``), or a token's (``acc:msg_1:msg_2``)."""
+    key = connection.headers.get("x-api-key")
+    if key is None:
+        account, _, covered = connection.query_params.get("token", "").partition(":")
+        if not account or feed or not set(message_ids) <= set(covered.split(":")):
+            raise Unauthorized("no key")
+        return Someone(account)
+    if key == "readonly" and scope == "messages:write":
+        raise Forbidden("this key may not write")
     account, _, user = key.partition("/")
     return Someone(account, user or None)
 
@@ -57,27 +66,58 @@ def _problem(request: Request[Any, Any, Any], error: RepriseError) -> Response[A
     return Response(body, status_code=error.status)
 
 
+class Meter:
+    """Counts open streams by kind, as `telemetry.Metrics` does."""
+
+    def __init__(self) -> None:
+        self.open: Counter[str] = Counter()
+        self.slow_observers = self
+        self.slow = 0
+
+    def inc(self, amount: float = 1) -> None:
+        self.slow += int(amount)
+
+    @contextmanager
+    def observing(self, kind: str) -> Iterator[None]:
+        self.open[kind] += 1
+        try:
+            yield
+        finally:
+            self.open[kind] -= 1
+
+
 class Stage:
     """One web process. ``url`` is its address, ``observers`` the gauge of its open streams."""
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle, blocking: Redis) -> None:
         self.settings = settings
         self.lifecycle = lifecycle
-        self.gauge = Gauge("observers", "open streams", registry=CollectorRegistry())
+        self.meter = Meter()
         self.tail = Tail(lifecycle.redis, blocking)
         self.pages = Pages(lifecycle.redis)
         self.fanout = Fanout(lifecycle, self.tail, self.pages)
-        self.streams = Streams(settings.ping_s, settings.send_timeout_s, self.gauge)
+        self.streams = Streams(settings.ping_s, settings.send_timeout_s, self.meter)
+        self.feeds = Feeds(lifecycle.redis, lifecycle.keys, self.tail)
         self.door = Observing(lifecycle, self.fanout, self.streams, identify)
         self.url = ""
         self.port = 0
 
     def handlers(self) -> list[Any]:
-        return observe_handlers(self.door)
+        door = self.door
+        return [
+            *observe_handlers(door),
+            *several_handlers(door),
+            *socket_handlers(door),
+            *feed_handlers(door, self.feeds),
+        ]
+
+    def drain(self) -> None:
+        self.door.drain()
+        self.feeds.drain()
 
     @property
     def observers(self) -> int:
-        return int(self.gauge._value.get())
+        return sum(self.meter.open.values())
 
     def client(self, key: str = "acc") -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": key}, timeout=20)
@@ -143,8 +183,8 @@ async def _run_stage(settings: Settings) -> AsyncIterator[Stage]:
                 try:
                     yield web
                 finally:
-                    web.door.drain()
-                    await until(lambda: len(web.streams) == 0)
+                    web.drain()
+                    await until(lambda: web.observers == 0)
                     server.stop()
             group.cancel_scope.cancel()
     finally:

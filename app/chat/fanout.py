@@ -32,7 +32,7 @@ from app.chat.message import FINAL, Message
 from app.chat.replay import CHUNK_BYTES, PAGE, Pages, follows
 from app.errors import Unavailable
 from app.redis_door import redis_door
-from app.tail import RawEntry, Tail
+from app.tail import Bell, RawEntry, Tail
 
 WINDOW_BYTES = 1_000_000
 """Most a topic's window holds; with many topics less, down to `WINDOW_LEAST_BYTES`."""
@@ -51,31 +51,6 @@ LOOK_S = 5.0
 """Silence after which a topic's message is looked up."""
 
 logger = structlog.get_logger(__name__)
-
-
-class Bell:
-    """Wakes one reader: rung by the topics it waits for, by a ping that is due, and by the drain."""
-
-    __slots__ = ("_event", "_rung")
-
-    def __init__(self) -> None:
-        self._event: anyio.Event | None = None
-        self._rung = False
-
-    def ring(self) -> None:
-        self._rung = True
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Returns at once when it was rung since the last wait."""
-        if not self._rung:
-            self._event = anyio.Event()
-            try:
-                await self._event.wait()
-            finally:
-                self._event = None
-        self._rung = False
 
 
 class Topic:

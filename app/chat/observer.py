@@ -25,9 +25,10 @@ import msgspec
 
 from app.chat import log
 from app.chat.events import Entry
-from app.chat.fanout import Bell, Fanout, Topic
+from app.chat.fanout import Fanout, Topic
 from app.chat.message import Message
 from app.chat.replay import PAGE, follows
+from app.tail import Bell
 
 T = TypeVar("T")
 

@@ -30,13 +30,23 @@ class Viewer(Protocol):
     def account(self) -> str: ...
 
     @property
-    def user(self) -> str | None: ...
+    def user_id(self) -> str | None: ...
 
 
 class Identify(Protocol):
-    """Finds out who asks, by key or stream token. Raises Unauthorized, Forbidden."""
+    """Finds out who asks: by a key with ``scope``, or by a stream token good for all of ``message_ids`` (or the feed).
 
-    async def __call__(self, connection: Connection, message_ids: Sequence[str]) -> Viewer: ...
+    Raises Unauthorized, Forbidden.
+    """
+
+    async def __call__(
+        self,
+        connection: Connection,
+        *,
+        scope: str = "messages:read",
+        message_ids: Sequence[str] = (),
+        feed: bool = False,
+    ) -> Viewer: ...
 
 
 class Observing:
@@ -62,7 +72,7 @@ class Observing:
 
 
 def visible(message: Message, viewer: Viewer) -> bool:
-    return viewer.user is None or message.user == viewer.user
+    return viewer.user_id in {None, message.user}
 
 
 def parse_cursor(text: str, field: str) -> int:
@@ -118,7 +128,7 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
             str, QueryParameter(name="format", description="anthropic (default), openai or text")
         ] = "anthropic",
     ) -> ASGIApp:
-        viewer = await door.identify(request, [message_id])
+        viewer = await door.identify(request, message_ids=[message_id])
         check_format(event_format)
         text, field = cursor_text(request, after)
         cursor = parse_cursor(text, field) if text else 0

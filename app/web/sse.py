@@ -13,7 +13,8 @@ Choices:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import anyio
@@ -57,12 +58,17 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Gauge(Protocol):
-    """A count that goes up and down (prometheus-client's)."""
-
+class Counter(Protocol):
     def inc(self, amount: float = 1) -> None: ...
 
-    def dec(self, amount: float = 1) -> None: ...
+
+class Meter(Protocol):
+    """What is counted of open streams (`telemetry.Metrics`)."""
+
+    @property
+    def slow_observers(self) -> Counter: ...
+
+    def observing(self, kind: str) -> AbstractContextManager[None]: ...
 
 
 class Writer(Protocol):
@@ -79,12 +85,12 @@ class Writer(Protocol):
 class Streams:
     """Every open stream of this process."""
 
-    def __init__(self, ping_s: float, send_timeout_s: float, gauge: Gauge) -> None:
-        self._ping_s = ping_s
-        self._send_timeout_s = send_timeout_s
-        self._gauge = gauge
+    def __init__(self, ping_s: float, send_timeout_s: float, meter: Meter) -> None:
+        self.ping_s = ping_s
+        self.send_timeout_s = send_timeout_s
+        self.meter = meter
+        self.draining = False
         self._open: set[Writer] = set()
-        self._draining = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -93,35 +99,40 @@ class Streams:
         """The watchdog: lets go of clients that do not take what they are sent, has silent streams pinged."""
         task_status.started()
         while True:
-            await anyio.sleep(min(1.0, self._ping_s / 4, self._send_timeout_s / 4))
+            await anyio.sleep(min(1.0, self.ping_s / 4, self.send_timeout_s / 4))
             now = anyio.current_time()
-            longest = min(DRAIN_SEND_S, self._send_timeout_s) if self._draining else self._send_timeout_s
+            longest = min(DRAIN_SEND_S, self.send_timeout_s) if self.draining else self.send_timeout_s
             for writer in self._open:
                 if writer.sending_since:
                     if now - writer.sending_since > longest:
+                        self.meter.slow_observers.inc()
+                        writer.sending_since = 0.0
                         writer.scope.cancel()
-                elif now - writer.sent_at >= self._ping_s:
+                elif now - writer.sent_at >= self.ping_s:
                     writer.ping_due = True
                     writer.ring()
 
     def drain(self) -> None:
         """The process is stopping: from here on a write that hangs is not waited for. Sources end by themselves."""
-        self._draining = True
+        self.draining = True
         for writer in self._open:
             writer.ring()
 
-    def enter(self, writer: Writer) -> None:
-        self._open.add(writer)
-        self._gauge.inc()
-
-    def leave(self, writer: Writer) -> None:
-        self._open.discard(writer)
-        self._gauge.dec()
+    @contextmanager
+    def watching(self, writer: Writer, kind: str) -> Iterator[None]:
+        """Has the writer watched for the time of the block."""
+        with self.meter.observing(kind):
+            self._open.add(writer)
+            try:
+                yield
+            finally:
+                self._open.discard(writer)
 
     def response(
         self,
         open_source: Callable[[], Source],
         *,
+        kind: str = "stream",
         content_type: bytes = EVENT_STREAM,
         first: bytes = RETRY,
         ping: bytes = PING,
@@ -137,7 +148,7 @@ class Streams:
             except Unavailable:
                 await turn_away(scope, receive, send)
                 return
-            await _Connection(self, source, send, first, ping).run(receive, content_type)
+            await _Connection(self, source, send, first, ping).run(receive, kind, content_type)
 
         return stream
 
@@ -161,17 +172,16 @@ class _Connection:
     def ring(self) -> None:
         self._source.ring()
 
-    async def run(self, receive: Receive, content_type: bytes) -> None:
-        self._streams.enter(self)
+    async def run(self, receive: Receive, kind: str, content_type: bytes) -> None:
         try:
-            async with anyio.create_task_group() as group:
-                self.scope = group.cancel_scope
-                group.start_soon(self._leave_with_client, receive)
-                await self._write(content_type)
-                group.cancel_scope.cancel()
+            with self._streams.watching(self, kind):
+                async with anyio.create_task_group() as group:
+                    self.scope = group.cancel_scope
+                    group.start_soon(self._leave_with_client, receive)
+                    await self._write(content_type)
+                    group.cancel_scope.cancel()
         finally:
             self._source.close()
-            self._streams.leave(self)
 
     async def _leave_with_client(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,0 +1,114 @@
+"""The account's feed: ``GET /v1/events``. sse-starlette serves it: a slow stream of small events, and the only place
+that imports that library (importing it patches uvicorn where that is installed).
+
+What a reader holds is released by this handler, not by the generator the library iterates: a generator's ``finally``
+runs when the library gets to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import HttpMethod, Request, route
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+from litestar.types import ASGIApp, Receive, Scope, Send
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+
+from app.errors import BadRequest, Unavailable
+from app.feeds import FeedEvent, FeedReader, Feeds, parse_cursor
+from app.web.observe import Observing, cursor_text, head_only
+from app.web.sse import EVENT_STREAM, RETRY, turn_away
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which events a reader is given: of these kinds (all when empty), of this user (all when None)."""
+
+    kinds: frozenset[str]
+    user: str | None
+
+    def __contains__(self, event: FeedEvent) -> bool:
+        return (not self.kinds or event.kind in self.kinds) and self.user in {None, event.user}
+
+
+async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
+    """The feed as Server-Sent Events. The first frame has no data: it gives a reader without events its cursor."""
+    if reader.gap is None:
+        yield RETRY + b"id: %b\n\n" % str(reader.cursor).encode()
+    else:
+        gap = {"type": "gap", **msgspec.structs.asdict(reader.gap)}
+        yield RETRY + b"event: gap\ndata: %b\n\n" % msgspec.json.encode(gap)
+    try:
+        while events := await reader.read():
+            if data := b"".join(event.frame() for event in events if event in wanted):
+                yield data
+    except Unavailable:
+        return  # the client comes back with its cursor
+
+
+def feed_response(reader: FeedReader, wanted: Wanted, door: Observing) -> ASGIApp:
+    """Serves the reader to its end and closes it."""
+    streams = door.streams
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        response = EventSourceResponse(
+            frames(reader, wanted),
+            ping=streams.ping_s,
+            sep="\n",
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
+            send_timeout=streams.send_timeout_s,
+        )
+        try:
+            with streams.meter.observing("feed"):
+                await response(scope, receive, send)  # type: ignore[arg-type]
+        except SendTimeoutError:
+            streams.meter.slow_observers.inc()
+        finally:
+            reader.close()
+
+    return stream
+
+
+def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
+    """The route of the account's feed."""
+
+    @route(
+        "/v1/events",
+        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        media_type="text/event-stream",
+        operation_id="followFeed",
+        summary="Follow the account's feed: what happens to its messages, from a cursor or from now on",
+        tags=["messages"],
+        status_code=200,
+    )
+    async def follow(
+        request: Request[Any, Any, Any],
+        kinds: Annotated[str | None, QueryParameter(description="only these kinds, separated by commas")] = None,
+        after: Annotated[str | None, QueryParameter(description="the `id` of the last event received")] = None,
+    ) -> ASGIApp:
+        viewer = await door.identify(request, feed=True)
+        text, field = cursor_text(request, after)
+        cursor = parse_cursor(text) if text else None
+        if text and cursor is None:
+            reason = "must be the id of an event of this feed"
+            raise BadRequest(f"{field}: {reason}", details={"field": field, "reason": reason})
+        if request.method == HttpMethod.HEAD:
+            return head_only(EVENT_STREAM)
+        if feeds.draining:
+            return turn_away
+        wanted = Wanted(frozenset(filter(None, (kinds or "").split(","))), viewer.user_id)
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                reader = await feeds.open(viewer.account, cursor)
+            except Unavailable:
+                await turn_away(scope, receive, send)
+                return
+            await feed_response(reader, wanted, door)(scope, receive, send)
+
+        return stream
+
+    return [follow]

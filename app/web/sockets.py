@@ -1,0 +1,166 @@
+"""Observing over a WebSocket: the same events, one ``data`` object a text frame; ``{"type": "cancel"}`` cancels.
+
+A browser cannot read the status of a refused handshake, so every refusal is accepted first and then closed with
+4000 + the HTTP status. The end of the message closes with 1000, a stopping process with 1001.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import msgspec
+from litestar import WebSocket, websocket
+from litestar.handlers import WebsocketRouteHandler
+from litestar.params import FromPath
+
+from app.chat.events import data_of, gap_data
+from app.chat.message import Message
+from app.chat.observer import EntryObserver, Gap
+from app.errors import Conflict, RepriseError, Unavailable
+from app.web.observe import Observing, parse_cursor
+
+DONE, AWAY = 1000, 1001
+REFUSED = 4000
+PING = '{"type":"ping"}'
+MAX_COMMAND_BYTES = 4_096
+
+Socket = WebSocket[Any, Any, Any]
+
+
+class _Command(msgspec.Struct):
+    type: str = ""
+
+
+class SocketConnection:
+    """One open WebSocket and its observer."""
+
+    def __init__(self, door: Observing, socket: Socket, observer: EntryObserver) -> None:
+        self.scope = anyio.CancelScope()
+        self.sending_since = 0.0
+        self.sent_at = anyio.current_time()
+        self.ping_due = False
+        self._door = door
+        self._socket = socket
+        self._observer = observer
+        self._code = AWAY
+        self._left = False
+
+    def ring(self) -> None:
+        self._observer.bell.ring()
+
+    async def run(self) -> None:
+        try:
+            with self._door.streams.watching(self, "websocket"):
+                async with anyio.create_task_group() as group:
+                    self.scope = group.cancel_scope
+                    group.start_soon(self._listen)
+                    await self._write()
+                    group.cancel_scope.cancel()
+                if not self._left:
+                    with anyio.move_on_after(self._door.streams.send_timeout_s):
+                        await close(self._socket, self._code)
+        finally:
+            self._observer.close()
+
+    async def _listen(self) -> None:
+        while True:
+            event: Any = await self._socket.receive()
+            if event["type"] == "websocket.disconnect":
+                self._left = True
+                self.scope.cancel()
+                return
+            text = event.get("text") or (event.get("bytes") or b"").decode(errors="replace")
+            if text and len(text) <= MAX_COMMAND_BYTES and _is_cancel(text):
+                await self._cancel()
+
+    async def _cancel(self) -> None:
+        message = self._observer.message
+        try:
+            await self._door.identify(self._socket, scope="messages:write", message_ids=[message.id])
+            await self._door.lifecycle.cancel(message.account, message.id)
+        except Conflict:
+            pass  # it has ended already: the end is on its way
+        except RepriseError as error:
+            self._code = REFUSED + error.status
+            self.scope.cancel()
+
+    async def _write(self) -> None:
+        observer = self._observer
+        try:
+            while True:
+                got = await observer.read()
+                if got is not None:
+                    for text in _texts(got):
+                        await self._put(text)
+                elif observer.over:
+                    break
+                elif self.ping_due:
+                    self.ping_due = False
+                    await self._put(PING)
+                else:
+                    observer.watch()
+                    await observer.bell.wait()
+        except Unavailable as error:
+            self._code = REFUSED + error.status
+            return
+        if observer.ended:
+            self._code = DONE
+        elif not self._door.fanout.draining:
+            self._code = REFUSED + 404  # deleted meanwhile
+
+    async def _put(self, text: str) -> None:
+        self.sending_since = anyio.current_time()
+        await self._socket.send_text(text)
+        self.sending_since = 0.0
+        self.sent_at = anyio.current_time()
+
+
+async def close(socket: Socket, code: int) -> None:
+    """Closes; that the client has gone already is no error."""
+    try:
+        await socket.close(code)
+    except RuntimeError:
+        return
+
+
+def _is_cancel(text: str) -> bool:
+    try:
+        return msgspec.json.decode(text, type=_Command).type == "cancel"
+    except msgspec.DecodeError:
+        return False
+
+
+def _texts(got: Any) -> list[str]:
+    if isinstance(got, Gap):
+        return [gap_data(got.requested, got.earliest, got.latest).decode()]
+    return [data_of(entry).decode() for entry in got]
+
+
+def socket_handlers(door: Observing) -> list[WebsocketRouteHandler]:
+    """The WebSocket route of one message."""
+
+    async def admit(socket: Socket, message_id: str) -> tuple[Message, int]:
+        viewer = await door.identify(socket, message_ids=[message_id])
+        text = socket.query_params.get("after")
+        cursor = parse_cursor(text, "after") if text else 0
+        return await door.message(viewer, message_id), cursor
+
+    @websocket("/v1/messages/async/{message_id:str}/ws")
+    async def observe_socket(socket: Socket, message_id: FromPath[str]) -> None:
+        await socket.accept()
+        if door.fanout.draining:
+            await close(socket, AWAY)
+            return
+        try:
+            message, cursor = await admit(socket, message_id)
+            if message.final and cursor == message.last_seq:
+                await close(socket, DONE)
+                return
+            observer = EntryObserver(door.fanout, message, cursor)
+        except RepriseError as error:
+            await close(socket, REFUSED + error.status)
+            return
+        await SocketConnection(door, socket, observer).run()
+
+    return [observe_socket]
