@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from app.engines.embedded import embedded
 from app.engines.home import Urls, hold
 from app.settings import Settings, environment
+from tests.system import System, system
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def engine_urls() -> Iterator[Urls]:
             ):
                 urls = engines.urls
                 yield Urls(given.redis_url or urls.redis_url, given.database_url or urls.database_url)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[System]:
+    """One whole deployment for the black-box tests of the session: two web processes, one worker, small limits."""
+    place = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
+    with anyio.from_thread.start_blocking_portal() as portal:
+        try:
+            with portal.wrap_async_context_manager(system(place, webs=2)) as made:
+                yield made
         finally:
             shutil.rmtree(place, ignore_errors=True)
 

@@ -54,6 +54,12 @@ class System:
     def url(self) -> str:
         return self.urls[0]
 
+    async def key_of(self, account: str, *options: str) -> str:
+        """A fresh key of an account, made by the command line."""
+        command = [sys.executable, "-m", "app", "key", "create", "--account", account, *options]
+        done = await anyio.run_process(command, cwd=ROOT, env=self.settings.child_environment(), check=True)
+        return done.stdout.decode().strip()
+
     def client(self, key: str = KEY, web: int = 0) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.urls[web], headers={"X-API-Key": key}, timeout=30)
 
