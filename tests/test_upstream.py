@@ -12,8 +12,8 @@ import httpx
 import openai
 import pytest
 
-from tests import upstream as scripted
 from tests.upstream import Upstream, upstream
+from tests.upstream_plans import text
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def test_the_text_is_what_it_says(up: Upstream) -> None:
     assert await _read(up, "t200") == up.text("t200")
     assert len(up.text("t200").encode()) > len(up.text("t200"))
     assert up.text("t3-same") == " same same same"
-    assert await _read(up, "t200", max_tokens=10) == scripted.text("t200", 10)
+    assert await _read(up, "t200", max_tokens=10) == text("t200", 10)
 
 
 async def test_the_pace(up: Upstream) -> None:
@@ -65,8 +65,8 @@ async def test_a_name_that_means_nothing(up: Upstream) -> None:
 
 async def test_failures_are_counted_by_model_and_messages(up: Upstream) -> None:
     async with httpx.AsyncClient(base_url=up.base_url) as http:
-        for text, statuses in (("a", [429, 429, 200]), ("b", [429, 429, 200])):
-            body = {"model": "t1-fail429x2-after1", "messages": [{"role": "user", "content": text}]}
+        for words, statuses in (("a", [429, 429, 200]), ("b", [429, 429, 200])):
+            body = {"model": "t1-fail429x2-after1", "messages": [{"role": "user", "content": words}]}
             answers = [await http.post("/chat/completions", json=body) for _ in statuses]
             assert [a.status_code for a in answers] == statuses
             assert answers[0].headers["retry-after"] == "1"
