@@ -72,7 +72,7 @@ async def _generate(
 
 
 def _opener(models: Models, resources: Resources, litellm: Any) -> Callable[[str], Model]:
-    return partial(models.open, direct=openai_wire.door(resources.http), litellm=litellm.door())
+    return partial(models.open, direct=openai_wire.door(resources.http, litellm.cost_usd), litellm=litellm.door())
 
 
 async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool) -> None:

@@ -18,7 +18,8 @@ from app.llm.line_stream import LineStream
 from app.llm.retry import RetryingModel
 from app.llm.types import Door, Signature, Target, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock, Turn
 from tests.llm_rig import answer, joined, request, text_of
-from tests.upstream import Upstream, tool_calls, upstream
+from tests.upstream import Upstream, upstream
+from tests.upstream_plans import tool_calls
 
 PROVIDERS = ["openai", "hosted_vllm", "anthropic"]
 

@@ -59,7 +59,17 @@ _ADVICE = re.compile(r"\.? Handle with `litellm\.\w+`\.?")
 
 
 def door() -> Door:
-    """Sets litellm up for this process and gives the door to it."""
+    """The door to litellm, which it sets up for this process."""
+    _set_up()
+    without_usage: set[str] = set()
+
+    def start(target: Target, request: Request) -> Call:
+        return LitellmCall(target, request, without_usage)
+
+    return start
+
+
+def _set_up() -> None:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
@@ -73,16 +83,11 @@ def door() -> Door:
     for name in ("openai", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     keep_lines_whole(AsyncHTTPHandler)
-    without_usage: set[str] = set()
-
-    def start(target: Target, request: Request) -> Call:
-        return LitellmCall(target, request, without_usage)
-
-    return start
 
 
 async def warm() -> None:
     """Make litellm load what it puts off until its first call (0.7 s), so that no message waits for it."""
+    _set_up()
     asked = [{"role": "user", "content": "x"}]
     with warnings.catch_warnings():
         # litellm's own types make pydantic warn, once, when they are built: nothing a reader could act on.
