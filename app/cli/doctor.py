@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from app.cli import options
+from app.cli.table import print_table
 from app.doctor import Finding, examine
 from app.errors import StartFailed
 from app.settings import load
@@ -26,10 +26,12 @@ def command(**overrides: str | int | None) -> None:
         findings = [Finding("Settings", "ok", "all understood"), *anyio.run(examine, load(overrides))]
     except StartFailed as error:
         findings = [Finding("Settings", "bad", error.message, "correct it")]
-    table = Table("", "what", "found", "what to do")
-    for finding in findings:
-        state = f"[{COLOURS[finding.state]}]{finding.state}[/]"
-        table.add_row(state, finding.subject, finding.found, finding.advice)
-    Console().print(table)
+    print_table(
+        ("", "what", "found", "what to do"),
+        [
+            (Text(finding.state, COLOURS[finding.state]), finding.subject, finding.found, finding.advice)
+            for finding in findings
+        ],
+    )
     if any(finding.state == "bad" for finding in findings):
         raise SystemExit(1)

@@ -10,15 +10,16 @@ from typing import TypeVar
 
 import anyio
 import click
-from rich.console import Console
-from rich.table import Table
+import msgspec
 
 from app.accounts import ALL_SCOPES, DEFAULT_ACCOUNT, Account, Accounts, ApiKey
 from app.cli import options
+from app.cli.table import print_table
 from app.database import migrate, open_pool
 from app.engines.embedded import reachable
 from app.errors import NotFound
 from app.settings import Settings, load
+from app.telemetry import configure_logging
 
 USUAL_SCOPES = [scope for scope in ALL_SCOPES if scope not in ("admin", "keys:write")]
 PAGE = 100
@@ -41,7 +42,8 @@ def command() -> None:
     "scopes",
     multiple=True,
     type=click.Choice(ALL_SCOPES),
-    help="What it may do; several times. [default: all but admin and keys:write]",
+    metavar="SCOPE",
+    help="What it may do, as messages:read; several times. [default: all but admin and keys:write]",
 )
 @click.option("--user", "user_id", help="Bind the key to this end user.")
 @click.option("--expires-days", type=click.IntRange(1, 36_500), help="Days until it expires. [default: never]")
@@ -75,12 +77,8 @@ def create(
 def list_(account: str, data_dir: str | None) -> None:
     """List an account's keys."""
     keys = anyio.run(_with_accounts, load({"data_dir": data_dir}), partial(_all_keys, account))
-    table = Table("id", "name", "starts with", "status", "user", "scopes", "created", "expires", "last used")
-    for key in keys:
-        scopes = "all" if set(key.scopes) == set(ALL_SCOPES) else " ".join(key.scopes)
-        times = (key.created_at, key.expires_at, key.last_used_at)
-        table.add_row(key.id, key.name, key.prefix, key.status, key.user_id or "", scopes, *map(_day, times))
-    Console().print(table)
+    columns = ("id", "name", "starts with", "status", "user", "scopes", "created", "expires", "last used")
+    print_table(columns, map(_row, keys))
 
 
 @command.command(epilog="Example: reprise key revoke --account acme key_01k0zq3v8m5x2c7d9f1g4h6j8k")
@@ -114,10 +112,22 @@ async def _with_accounts(settings: Settings, act: Callable[[Accounts], Awaitable
 
 @asynccontextmanager
 async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
+    configure_logging(msgspec.structs.replace(settings, log_level="warning"))
     async with reachable(settings) as there:
         await migrate(there)
         async with open_pool(there) as database:
             yield await Accounts.open(database)
+
+
+def _row(key: ApiKey) -> list[str]:
+    times = (key.created_at, key.expires_at, key.last_used_at)
+    return [key.id, key.name, key.prefix, key.status, key.user_id or "", _in_short(key.scopes), *map(_day, times)]
+
+
+def _in_short(scopes: list[str]) -> str:
+    if set(scopes) == set(ALL_SCOPES):
+        return "all"
+    return "usual" if set(scopes) == set(USUAL_SCOPES) else " ".join(scopes)
 
 
 def _day(time: datetime | None) -> str:

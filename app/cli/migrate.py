@@ -9,6 +9,7 @@ from app.cli import options
 from app.database import migrate
 from app.engines.embedded import reachable
 from app.settings import Settings, load
+from app.telemetry import configure_logging
 
 
 @click.command(epilog="Example: reprise migrate")
@@ -20,5 +21,6 @@ def command(data_dir: str | None) -> None:
 
 
 async def _migrate(settings: Settings) -> int:
+    configure_logging(settings)
     async with reachable(settings) as there:
         return await migrate(there)
