@@ -16,7 +16,7 @@ import msgspec
 from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar, Request, Response
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -161,7 +161,9 @@ async def started(running: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
 
 @asynccontextmanager
 async def _run_stage(settings: Settings) -> AsyncIterator[Stage]:
-    redis = Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0))
+    # a pool that waits: redis-py's own refuses the hundred and first command under way
+    pool = BlockingConnectionPool.from_url(settings.redis_url, max_connections=50, retry=Retry(NoBackoff(), 0))
+    redis = Redis.from_pool(pool)
     blocking = Redis.from_url(settings.redis_url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
     lifecycle = Lifecycle(redis, Keys(settings.redis_prefix, settings.partitions), settings)
     web = Stage(settings, lifecycle, blocking)

@@ -179,6 +179,11 @@ class Fanout:
     def __len__(self) -> int:
         return len(self._topics)
 
+    @property
+    def observers(self) -> int:
+        """Observers of all topics."""
+        return sum(topic.observers for topic in self._topics.values())
+
     def join(self, message: Message) -> Topic:
         """The topic of an unfinished message, for one more observer. Raises Unavailable while starting or stopping."""
         keys = self.lifecycle.keys

@@ -23,6 +23,9 @@ from app.feeds import FeedEvent, FeedReader, Feeds, parse_cursor
 from app.web.observe import Observing, cursor_text, head_only
 from app.web.sse import EVENT_STREAM, RETRY, turn_away
 
+PIECE_BYTES = 65_536
+"""What is handed to a client in one write, one event at least."""
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """Which events a reader is given: of these kinds (all when empty), of this user (all when None)."""
@@ -43,8 +46,17 @@ async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
         yield RETRY + b"event: gap\ndata: %b\n\n" % msgspec.json.encode(gap)
     try:
         while events := await reader.read():
-            if data := b"".join(event.frame() for event in events if event in wanted):
-                yield data
+            parts: list[bytes] = []
+            size = 0
+            for event in events:
+                if event in wanted:
+                    parts.append(event.frame())
+                    size += len(parts[-1])
+                if size >= PIECE_BYTES:
+                    yield b"".join(parts)
+                    parts, size = [], 0
+            if parts:
+                yield b"".join(parts)
     except Unavailable:
         return  # the client comes back with its cursor
 

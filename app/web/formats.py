@@ -244,7 +244,7 @@ def source_for(name: str, fanout: Fanout, message: Message, cursor: int) -> Nati
         return TranslatedSource(fanout, message, cursor, OpenAI(message), attempt_start(cursor))
     if name == "text":
         # text without a cursor begins with the attempt that is under way: what it replaced is not part of the answer
-        start = attempt_start(cursor) if cursor else max(0, message.attempt - 1) * ATTEMPT_SPAN
+        start = attempt_start(cursor or message.last_seq)
         return TranslatedSource(fanout, message, cursor, PlainText(start), start)
     return NativeSource(fanout, message, cursor)
 

@@ -90,10 +90,10 @@ class Streams:
         self.send_timeout_s = send_timeout_s
         self.meter = meter
         self.draining = False
-        self._open: set[Writer] = set()
+        self.open: set[Writer] = set()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The watchdog: lets go of clients that do not take what they are sent, has silent streams pinged."""
@@ -102,7 +102,7 @@ class Streams:
             await anyio.sleep(min(1.0, self.ping_s / 4, self.send_timeout_s / 4))
             now = anyio.current_time()
             longest = min(DRAIN_SEND_S, self.send_timeout_s) if self.draining else self.send_timeout_s
-            for writer in self._open:
+            for writer in self.open:
                 if writer.sending_since:
                     if now - writer.sending_since > longest:
                         self.meter.slow_observers.inc()
@@ -115,18 +115,18 @@ class Streams:
     def drain(self) -> None:
         """The process is stopping: from here on a write that hangs is not waited for. Sources end by themselves."""
         self.draining = True
-        for writer in self._open:
+        for writer in self.open:
             writer.ring()
 
     @contextmanager
     def watching(self, writer: Writer, kind: str) -> Iterator[None]:
         """Has the writer watched for the time of the block."""
         with self.meter.observing(kind):
-            self._open.add(writer)
+            self.open.add(writer)
             try:
                 yield
             finally:
-                self._open.discard(writer)
+                self.open.discard(writer)
 
     def response(
         self,
@@ -192,8 +192,8 @@ class _Connection:
         source = self._source
         start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type), *HEADERS]}
         await self._send(start)  # type: ignore[arg-type]
-        if self._first:
-            await self._put(self._first)
+        # even when empty: Granian sends the headers with the first body, and a response that never had one as complete
+        await self._put(self._first)
         while True:
             try:
                 data = await source.read()
