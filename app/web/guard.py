@@ -10,6 +10,7 @@ takes tokens asks `may_see` for every message.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs
 
@@ -18,10 +19,16 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
 from app.accounts import Accounts, Caller, TokenGrant
+from app.chat.lifecycle import missing
 from app.errors import Forbidden, Unauthorized
 
+Connection = ASGIConnection[Any, Any, Any, Any]
 Bearer = Caller | TokenGrant
 """Who a request comes from, where stream tokens are taken too."""
+
+TOKEN_SCOPES = frozenset({"messages:read", "integrations:read"})
+"""What a token allows whatever its key's scopes are: who may start a message may watch it. Cancelling needs a key
+that may write."""
 
 
 class Gate:
@@ -30,7 +37,7 @@ class Gate:
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
 
-    async def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    async def guard(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Litestar's guard: identifies the caller and checks the route's scope."""
         if handler.opt.get("public") or connection.scope.get("method") == "OPTIONS":
             return
@@ -53,10 +60,33 @@ class Gate:
         else:
             raise Unauthorized("an API key is needed: X-API-Key: KEY or Authorization: Bearer KEY")
         caller = bearer if isinstance(bearer, Caller) else bearer.caller
-        if scope_needed and scope_needed not in caller.scopes:
+        by_token = isinstance(bearer, TokenGrant) and scope_needed in TOKEN_SCOPES
+        if scope_needed and scope_needed not in caller.scopes and not by_token:
             raise Forbidden(f"this API key lacks the scope {scope_needed}", details={"scope": scope_needed})
         scope["state"]["bearer"] = bearer
         return bearer
+
+    async def viewer(
+        self,
+        connection: Connection,
+        *,
+        scope: str = "messages:read",
+        message_ids: Sequence[str] = (),
+        feed: bool = False,
+    ) -> Caller:
+        """Who asks to observe these messages, or the feed: by a key, or by a token good for all of them.
+
+        Raises what `identify` raises, and NotFound for a message that the token does not cover.
+        """
+        bearer = await self.identify(connection.scope, token=True, scope_needed=scope)
+        if isinstance(bearer, Caller):
+            return bearer
+        for message_id in message_ids:
+            if not bearer.covers(message_id):
+                raise missing(message_id)
+        if feed and not bearer.feed:
+            raise Forbidden("this stream token is not one for the feed")
+        return bearer.caller
 
 
 def key_in(scope: Scope) -> str | None:

@@ -219,6 +219,10 @@ class Query:
         raw: Literal["true", "1", "false", "0"] | None = self.choice(name, ("true", "1", "false", "0"))
         return default if raw is None else raw in ("true", "1")
 
+    def page(self) -> tuple[int, int]:
+        """``page`` (from 1) and ``page_size`` (1 to 100, by default 20)."""
+        return self.integer("page", 1, least=1, most=1_000_000), self.integer("page_size", 20, least=1, most=100)
+
     def parsed(self, name: str, parse: Callable[[str], Any], reason: str) -> Any:
         """What ``parse`` makes of the text, None when absent; its ValueError is the reason's."""
         raw = self.text(name)

@@ -1,0 +1,139 @@
+"""Routes of API keys: create, list, revoke. PROTOCOL.md section 5."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from msgspec import Meta
+
+from app.accounts import ALL_SCOPES, Accounts, ApiKey, Caller
+from app.errors import BadRequest, Forbidden, ValidationFailed
+from app.web.guard import caller_of, user_filter
+from app.web.parse import Query, decode, read_json, warning
+from app.web.reply import envelope, iso, json_reply, pagination
+
+PATH = "/v1/api-keys"
+STATUSES = ("active", "expired", "revoked")
+MAX_IDEMPOTENCY_KEY = 255
+LONGEST_S = 100 * 366 * 86_400
+
+AnyRequest = Request[Any, Any, Any]
+Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
+
+
+class NewKey(msgspec.Struct, kw_only=True):
+    """The body of a creation. ``expires_in`` is a number of seconds or the ISO 8601 time it expires at."""
+
+    name: Name
+    scopes: Annotated[list[str], Meta(min_length=1, max_length=64)]
+    user_id: Name | None = None
+    expires_in: Annotated[int, Meta(ge=1, le=LONGEST_S)] | str | None = None
+
+
+def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandler]:
+    """The Litestar handlers."""
+
+    @post(PATH, opt={"scope": "keys:write"}, status_code=201, operation_id="createApiKey", tags=["api keys"])
+    async def create(request: AnyRequest) -> Response[bytes]:
+        """Create an API key. The answer is the only place that ever shows the key itself."""
+        caller = caller_of(request.scope)
+        raw = await read_json(request.scope, request.receive, max_body_bytes)
+        body, unknown = decode(raw, NewKey)
+        once = request.headers.get("idempotency-key")
+        if once is not None and not 0 < len(once) <= MAX_IDEMPOTENCY_KEY:
+            raise BadRequest(f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} characters")
+        expires_at = _checked(body, caller)
+        made, text = await accounts.create_key(
+            caller.account,
+            body.name,
+            body.scopes,
+            user_id=user_filter(caller, body.user_id),
+            expires_at=expires_at,
+            idempotency_key=once,
+            body=raw,
+        )
+        return json_reply(envelope(shown(made) | {"key": text}), status=201, headers=warning(unknown))
+
+    @get(PATH, opt={"scope": "keys:write"}, operation_id="listApiKeys", tags=["api keys"])
+    async def list_(request: AnyRequest) -> Response[bytes]:
+        """List the account's API keys, newest first, without the keys themselves."""
+        caller = caller_of(request.scope)
+        query = Query(request.scope)
+        status = query.choice("status", STATUSES)
+        user = user_filter(caller, query.text("user_id"))
+        page, size = query.page()
+        query.check()
+        keys, total = await accounts.list_keys(
+            caller.account, status=status, user_id=user, limit=size, offset=(page - 1) * size
+        )
+        return json_reply(envelope([shown(key) for key in keys], pagination=pagination(page, size, total)))
+
+    @delete(
+        f"{PATH}/{{key_id:str}}",
+        opt={"scope": "keys:write"},
+        status_code=200,
+        operation_id="revokeApiKey",
+        tags=["api keys"],
+    )
+    async def revoke(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
+        """Revoke an API key: at once in this process, within two seconds in every other. Its stream tokens die too."""
+        caller = caller_of(request.scope)
+        return json_reply(envelope(shown(await accounts.revoke_key(caller.account, key_id, by=caller))))
+
+    return [create, list_, revoke]
+
+
+def shown(key: ApiKey) -> dict[str, Any]:
+    """A key as the wire shows it."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "user_id": key.user_id,
+        "status": key.status,
+        "created_at": iso(key.created_at),
+        "expires_at": iso(key.expires_at) if key.expires_at else None,
+        "revoked_at": iso(key.revoked_at) if key.revoked_at else None,
+        "last_used": iso(key.last_used_at) if key.last_used_at else None,
+    }
+
+
+def _checked(body: NewKey, caller: Caller) -> datetime | None:
+    """When the key expires. Raises ValidationFailed, and Forbidden for scopes that the creator lacks."""
+    errors = [
+        (f"scopes[{i}]", f"unknown scope; one of {', '.join(ALL_SCOPES)}")
+        for i, scope in enumerate(body.scopes)
+        if scope not in ALL_SCOPES
+    ]
+    expires_at: datetime | None = None
+    try:
+        expires_at = _expiry(body.expires_in)
+    except ValueError as error:
+        errors.append(("expires_in", str(error)))
+    if errors:
+        raise ValidationFailed(errors)
+    if lacking := [scope for scope in body.scopes if scope not in caller.scopes]:
+        raise Forbidden(f"a key cannot grant what it lacks: {', '.join(lacking)}", details={"scopes": lacking})
+    return expires_at
+
+
+def _expiry(given: int | str | None) -> datetime | None:
+    now = datetime.now(UTC)
+    if given is None:
+        return None
+    if isinstance(given, int):
+        return now + timedelta(seconds=given)
+    try:
+        at = msgspec.convert(given, datetime)
+    except msgspec.ValidationError:
+        raise ValueError("must be seconds, or a time in ISO 8601") from None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    if not now < at <= now + timedelta(seconds=LONGEST_S):
+        raise ValueError("must lie in the future")
+    return at
