@@ -45,10 +45,10 @@ class Commands(click.Group):
         except RepriseError as error:
             _fail(ctx, error)
         except BaseExceptionGroup as failures:
-            error = ours_alone(failures)
-            if error is None:
+            ours = ours_alone(failures)
+            if ours is None:
                 raise
-            _fail(ctx, error)
+            _fail(ctx, ours)
         except KeyboardInterrupt:
             ctx.exit(130)
 
