@@ -161,3 +161,15 @@ class StartFailed(RepriseError):
     """The program cannot start; ``message`` is the one line shown to the person who started it."""
 
     code = "START_FAILED"
+
+
+def ours_alone(failures: BaseExceptionGroup[BaseException]) -> RepriseError | None:
+    """The first of our errors in a task group's failure, when it holds nothing else."""
+    mine, others = failures.split(RepriseError)
+    if mine is None or others is not None:
+        return None
+    first: BaseException = mine
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, RepriseError)
+    return first

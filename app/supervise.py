@@ -35,7 +35,7 @@ from app.chat.liveness import drop_worker
 from app.engines.embedded import Engines, embedded
 from app.engines.home import data_directory, hold
 from app.engines.process import kill_group, spawn, stop
-from app.errors import RepriseError, StartFailed
+from app.errors import RepriseError, StartFailed, ours_alone
 from app.llm.models import load_models
 from app.pulse import VARIABLE
 from app.resources import open_resources
@@ -105,7 +105,7 @@ async def supervise(
                 await _run(settings, children, prepare, worker_died, say)
             group.cancel_scope.cancel()
     except BaseExceptionGroup as failures:
-        raise _only_start_failure(failures) from None
+        raise (ours_alone(failures) or failures) from None
 
 
 async def _run(
@@ -249,7 +249,7 @@ def free_port(host: str, port: int) -> int:
 def fresh_directory(path: Path) -> Path:
     """An empty directory at ``path``."""
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
+    path.mkdir(mode=0o700)
     return path
 
 
@@ -301,14 +301,3 @@ def _in_words(status: int) -> str:
         return signal.Signals(-status).name
     except ValueError:
         return f"signal {-status}"
-
-
-def _only_start_failure(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first StartFailed when there is nothing else in the group, else the group."""
-    ours, rest = failures.split(StartFailed)
-    if ours is None or rest is not None:
-        return failures
-    first: BaseException = ours
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

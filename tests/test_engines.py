@@ -85,8 +85,8 @@ async def test_both_start_keep_their_data_and_leave_nothing(short_tmp: Path) -> 
         await remember(engines.urls, "x")
         assert running_engines(place) == engines.urls
         assert lock_owner(place) == os.getpid()
-        assert (place / "engines.json").stat().st_mode & 0o777 == 0o600
-        assert (place / "secrets.json").stat().st_mode & 0o777 == 0o600
+        for name in ("engines.json", "secrets.json", "redis.log", "postgres.log"):
+            assert (place / name).stat().st_mode & 0o777 == 0o600
     assert nothing_runs_in(place)
     assert running_engines(place) is None
     assert lock_owner(place) is None

@@ -7,10 +7,11 @@ for what `run` or `work` import. This is the one place where that is done.
 from __future__ import annotations
 
 import importlib
+from typing import NoReturn
 
 import click
 
-from app.errors import RepriseError
+from app.errors import RepriseError, ours_alone
 
 COMMANDS = {
     "run": "Start everything on this machine.",
@@ -42,10 +43,19 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RepriseError as error:
-            click.echo(f"reprise: {error.message}", err=True)
-            ctx.exit(1)
+            _fail(ctx, error)
+        except BaseExceptionGroup as failures:
+            ours = ours_alone(failures)
+            if ours is None:
+                raise
+            _fail(ctx, ours)
         except KeyboardInterrupt:
             ctx.exit(130)
+
+
+def _fail(ctx: click.Context, error: RepriseError) -> NoReturn:
+    click.echo(f"reprise: {error.message}", err=True)
+    ctx.exit(1)
 
 
 @click.group(

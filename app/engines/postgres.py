@@ -18,7 +18,7 @@ import anyio
 import asyncpg
 
 from app.engines.home import Home
-from app.engines.process import spawn, stop, stop_leftovers, tail
+from app.engines.process import open_log, spawn, stop, stop_leftovers, tail
 from app.engines.server import NotYet, Server, Written
 from app.errors import StartFailed
 
@@ -95,7 +95,7 @@ class PostgresServer(Server):
             *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         ]
         try:
-            with self.log.open("ab") as log:
+            with open_log(self.log) as log:
                 begin = log.tell()
                 running = await spawn(command, death_signal=signal.SIGKILL, user=self.home.user, cwd=draft, output=log)
                 try:

@@ -172,6 +172,11 @@ def _name_of(pid: int) -> str:
     return "" if rest.split()[0] in "ZX" else name
 
 
+def open_log(log: Path) -> IO[bytes]:
+    """``log`` for appending, readable by us alone: a server's log may quote what it was given."""
+    return open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
 def tail(log: Path, start: int = 0) -> str:
     """The line of ``log`` that best says what went wrong: the last one that names trouble, else the last."""
     try:

@@ -115,7 +115,7 @@ class Server(ABC):
     async def _run(self, command: list[str], text: str | None) -> None:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
             self.log.replace(self.log.with_suffix(".log.old"))
-        with self.log.open("ab") as log:
+        with process.open_log(self.log) as log:
             begin = log.tell()
             self._process = await process.spawn(
                 command,
