@@ -206,7 +206,7 @@ class FeedReader:
         assert self._feed is not None
         with redis_door():
             raw = await self._feeds.redis.xrange(self._feed.key, min=f"({_text(at)}", count=BATCH)
-        return [_decode(entry) for entry in raw]
+        return [_decode(entry) for entry in raw or []]
 
 
 def _text(entry_id: Id | None) -> Any:

@@ -5,35 +5,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
 import httpx
-import msgspec
 from granian.constants import Interfaces
 from granian.server.embed import Server
-from litestar import Litestar, Request, Response
+from litestar import Litestar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from app import ids
+from app.accounts import ALL_SCOPES, Caller, TokenGrant
+from app.accounts.tokens import digest
 from app.chat.events import ATTEMPT_SPAN, Assembler, Draft, frame
 from app.chat.fanout import Fanout
 from app.chat.lifecycle import Lifecycle
 from app.chat.message import Message
 from app.chat.replay import Pages
-from app.errors import Forbidden, RepriseError, Unauthorized
+from app.errors import Forbidden, Unauthorized
 from app.feeds import Feeds
 from app.llm.types import Text
 from app.redis_keys import Keys
 from app.settings import Settings
 from app.tail import Tail
+from app.telemetry import Metrics
 from app.web.events_feed import feed_handlers
+from app.web.guard import Bearer, Gate, key_in, token_in
 from app.web.observe import Observing, observe_handlers
+from app.web.problem import handlers
 from app.web.several import several_handlers
 from app.web.sockets import socket_handlers
 from app.web.sse import Streams
@@ -42,48 +45,26 @@ from tests.rig import entries, new_message, until
 T = TypeVar("T")
 
 
-class Someone(msgspec.Struct):
-    account: str
-    user_id: str | None = None
-
-
-async def identify(connection: Any, *, scope: str = "", message_ids: Sequence[str] = (), feed: bool = False) -> Someone:
-    """Takes the account and user from the key itself (``acc``, ``acc/ada``), or a token's (``acc:msg_1:msg_2``)."""
-    key = connection.headers.get("x-api-key")
-    if key is None:
-        account, _, covered = connection.query_params.get("token", "").partition(":")
-        if not account or feed or not set(message_ids) <= set(covered.split(":")):
-            raise Unauthorized("no key")
-        return Someone(account)
-    if key == "readonly" and scope == "messages:write":
-        raise Forbidden("this key may not write")
-    account, _, user = key.partition("/")
-    return Someone(account, user or None)
-
-
-def _problem(request: Request[Any, Any, Any], error: RepriseError) -> Response[Any]:
-    body = {"error": {"code": error.code, "message": error.message, "details": error.details}}
-    return Response(body, status_code=error.status)
-
-
-class Meter:
-    """Counts open streams by kind, as `telemetry.Metrics` does."""
+class OpenGate(Gate):
+    """Reads who asks off the key (``acc``, ``acc/ada``, ``readonly``) or the token (``acc:msg_1``, ``acc:*``)."""
 
     def __init__(self) -> None:
-        self.open: Counter[str] = Counter()
-        self.slow_observers = self
-        self.slow = 0
+        pass
 
-    def inc(self, amount: float = 1) -> None:
-        self.slow += int(amount)
-
-    @contextmanager
-    def observing(self, kind: str) -> Iterator[None]:
-        self.open[kind] += 1
-        try:
-            yield
-        finally:
-            self.open[kind] -= 1
+    async def identify(self, scope: Any, *, token: bool = False, scope_needed: str = "") -> Bearer:
+        key = key_in(scope)
+        account, _, rest = (key if key is not None else token_in(scope)).partition("/" if key is not None else ":")
+        if not account or (key is None and not token):
+            raise Unauthorized("no key")
+        scopes = frozenset(ALL_SCOPES) - ({"messages:write"} if key == "readonly" else set())
+        if scope_needed and scope_needed not in scopes:
+            raise Forbidden(f"no {scope_needed}")
+        bearer: Bearer = Caller(account, "key_1", scopes, rest or None)
+        if key is None:
+            covered = frozenset(digest(name) for name in rest.split(":"))
+            bearer = TokenGrant(Caller(account, "key_1", scopes), covered, "", rest == "*", 2e9)
+        scope["state"]["bearer"] = bearer
+        return bearer
 
 
 class Stage:
@@ -92,13 +73,14 @@ class Stage:
     def __init__(self, settings: Settings, lifecycle: Lifecycle, blocking: Redis) -> None:
         self.settings = settings
         self.lifecycle = lifecycle
-        self.meter = Meter()
+        self.metrics = Metrics()
+        self.gate = OpenGate()
         self.tail = Tail(lifecycle.redis, blocking)
         self.pages = Pages(lifecycle.redis)
         self.fanout = Fanout(lifecycle, self.tail, self.pages)
-        self.streams = Streams(settings.ping_s, settings.send_timeout_s, self.meter)
+        self.streams = Streams(settings.ping_s, settings.send_timeout_s, self.metrics)
         self.feeds = Feeds(lifecycle.redis, lifecycle.keys, self.tail)
-        self.door = Observing(lifecycle, self.fanout, self.streams, identify)
+        self.door = Observing(lifecycle, self.fanout, self.streams)
         self.url = ""
         self.port = 0
 
@@ -107,7 +89,7 @@ class Stage:
         return [
             *observe_handlers(door),
             *several_handlers(door),
-            *socket_handlers(door),
+            *socket_handlers(door, self.gate),
             *feed_handlers(door, self.feeds),
         ]
 
@@ -117,7 +99,13 @@ class Stage:
 
     @property
     def observers(self) -> int:
-        return sum(self.meter.open.values())
+        metric = self.metrics.observers
+        return int(sum(sample.value for family in metric.collect() for sample in family.samples))
+
+    @property
+    def slow(self) -> int:
+        """Observers let go because they read too slowly."""
+        return int(self.metrics.slow_observers._value.get())
 
     def client(self, key: str = "acc") -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers={"x-api-key": key}, timeout=20)
@@ -167,7 +155,9 @@ async def _run_stage(settings: Settings) -> AsyncIterator[Stage]:
     blocking = Redis.from_url(settings.redis_url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
     lifecycle = Lifecycle(redis, Keys(settings.redis_prefix, settings.partitions), settings)
     web = Stage(settings, lifecycle, blocking)
-    app = Litestar(web.handlers(), exception_handlers={RepriseError: _problem}, openapi_config=None)
+    app = Litestar(
+        web.handlers(), guards=[web.gate.guard], exception_handlers=handlers(web.metrics), openapi_config=None
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         web.port = probe.getsockname()[1]

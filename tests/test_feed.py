@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import httpx
 import msgspec
 import pytest
 
@@ -179,9 +180,16 @@ async def test_head_opens_no_stream(web: Stage) -> None:
 
 
 async def test_ping(settings: Settings) -> None:
-    async with stage(msgspec.structs.replace(settings, ping_s=0.2)) as web:
-        async with web.client() as client, client.stream("GET", PATH) as response:
-            with anyio.fail_after(5):
-                async for line in response.aiter_lines():
-                    if line == ": ping":
-                        break
+    quick = msgspec.structs.replace(settings, ping_s=0.2)
+    async with stage(quick) as web, web.client() as client, client.stream("GET", PATH) as response:
+        with anyio.fail_after(5):
+            async for line in response.aiter_lines():
+                if line == ": ping":
+                    break
+
+
+async def test_tokens_are_for_the_feed_or_refused(web: Stage) -> None:
+    async with httpx.AsyncClient(base_url=web.url) as client:
+        assert (await client.get(PATH)).status_code == 401
+        assert (await client.get(f"{PATH}?token=acc:msg_1")).status_code == 403
+        assert (await client.head(f"{PATH}?token=acc:*")).status_code == 200

@@ -8,6 +8,7 @@ import anyio
 import msgspec
 import pytest
 
+from app.chat import fanout
 from app.chat.events import gap_frame
 from app.settings import Settings
 from tests.rig import until
@@ -211,7 +212,8 @@ async def test_deleting_a_running_message_ends_its_observers(web: Stage) -> None
     assert (await web.get(author.path)).status_code == 404
 
 
-async def test_message_that_vanishes_ends_its_observers(web: Stage) -> None:
+async def test_message_that_vanishes_ends_its_observers(web: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "LOOK_S", 0.5)
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []
@@ -223,7 +225,8 @@ async def test_message_that_vanishes_ends_its_observers(web: Stage) -> None:
     assert got[0].count(b"event:") <= 1
 
 
-async def test_end_that_was_missed_does_not_hang(web: Stage) -> None:
+async def test_end_that_was_missed_does_not_hang(web: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "LOOK_S", 0.5)
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []

@@ -59,7 +59,7 @@ async def test_client_that_never_reads_is_let_go(web: Stage, tail: str) -> None:
     author = await big_message(web)
     async with raw(web, author.path + tail):
         await until(lambda: web.observers == 1)
-        await until(lambda: web.meter.slow == 1, seconds=SEND_TIMEOUT_S * 4)
+        await until(lambda: web.slow == 1, seconds=SEND_TIMEOUT_S * 4)
         await until(lambda: web.observers == 0 and len(web.fanout) == 0)
 
 
@@ -74,7 +74,7 @@ async def test_several_and_socketless_feed_clients_that_never_read_are_let_go(we
         filler = msgspec.json.encode({"event": "x", "data": "." * 20_000})
         await web.lifecycle.scripts.run_many([("feed_post", base, ("acc", "k", "u", filler)) for _ in range(400)])
         await until(lambda: web.observers == 0, seconds=SEND_TIMEOUT_S * 4)
-    assert web.meter.slow == 2
+    assert web.slow == 2
     assert len(web.feeds) == 0
 
 

@@ -78,7 +78,7 @@ async def test_cancel(web: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("query", "key", "code"),
-    [("", None, 4401), ("?token=acc:other", None, 4401), ("", "other", 4404), ("?after=-1", "acc", 4400)],
+    [("", None, 4401), ("?token=acc:other", None, 4404), ("", "other", 4404), ("?after=-1", "acc", 4400)],
 )
 async def test_refusals_are_accepted_then_closed(web: Stage, query: str, key: str | None, code: int) -> None:
     author = await Author.create(web.lifecycle)

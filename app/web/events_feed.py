@@ -18,8 +18,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 
-from app.errors import BadRequest, Unavailable
+from app.accounts import TokenGrant
+from app.errors import BadRequest, Forbidden, Unavailable
 from app.feeds import FeedEvent, FeedReader, Feeds, parse_cursor
+from app.web.guard import bearer_of
 from app.web.observe import Observing, cursor_text, head_only
 from app.web.sse import EVENT_STREAM, RETRY, turn_away
 
@@ -74,10 +76,10 @@ def feed_response(reader: FeedReader, wanted: Wanted, door: Observing) -> ASGIAp
             send_timeout=streams.send_timeout_s,
         )
         try:
-            with streams.meter.observing("feed"):
+            with streams.metrics.observing("feed"):
                 await response(scope, receive, send)  # type: ignore[arg-type]
         except SendTimeoutError:
-            streams.meter.slow_observers.inc()
+            streams.metrics.slow_observers.inc()
         finally:
             reader.close()
 
@@ -91,6 +93,7 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
         "/v1/events",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         media_type="text/event-stream",
+        opt={"scope": "messages:read", "token": True},
         operation_id="followFeed",
         summary="Follow the account's feed: what happens to its messages, from a cursor or from now on",
         tags=["messages"],
@@ -101,7 +104,9 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
         kinds: Annotated[str | None, QueryParameter(description="only these kinds, separated by commas")] = None,
         after: Annotated[str | None, QueryParameter(description="the `id` of the last event received")] = None,
     ) -> ASGIApp:
-        viewer = await door.identify(request, feed=True)
+        bearer = bearer_of(request.scope)
+        if isinstance(bearer, TokenGrant) and not bearer.feed:
+            raise Forbidden("this stream token is not for the feed")
         text, field = cursor_text(request, after)
         cursor = parse_cursor(text) if text else None
         if text and cursor is None:
@@ -111,11 +116,11 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
             return head_only(EVENT_STREAM)
         if feeds.draining:
             return turn_away
-        wanted = Wanted(frozenset(filter(None, (kinds or "").split(","))), viewer.user_id)
+        wanted = Wanted(frozenset(filter(None, (kinds or "").split(","))), bearer.user_id)
 
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                reader = await feeds.open(viewer.account, cursor)
+                reader = await feeds.open(bearer.account, cursor)
             except Unavailable:
                 await turn_away(scope, receive, send)
                 return

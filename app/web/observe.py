@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from litestar import HttpMethod, Request, route
 from litestar.connection import ASGIConnection
@@ -16,6 +15,7 @@ from app.chat.lifecycle import Lifecycle, missing
 from app.chat.message import Message
 from app.errors import BadRequest, Unavailable
 from app.web.formats import check_format, source_for
+from app.web.guard import Bearer, bearer_of, may_see
 from app.web.sse import EVENT_STREAM, HEADERS, PING, RETRY, Streams, turn_away
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -23,45 +23,18 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 TEXT = b"text/plain; charset=utf-8"
 
 
-class Viewer(Protocol):
-    """Who observes: the account, and the one user whose messages a bound key may see."""
-
-    @property
-    def account(self) -> str: ...
-
-    @property
-    def user_id(self) -> str | None: ...
-
-
-class Identify(Protocol):
-    """Finds out who asks: by a key with ``scope``, or by a stream token good for all of ``message_ids`` (or the feed).
-
-    Raises Unauthorized, Forbidden.
-    """
-
-    async def __call__(
-        self,
-        connection: Connection,
-        *,
-        scope: str = "messages:read",
-        message_ids: Sequence[str] = (),
-        feed: bool = False,
-    ) -> Viewer: ...
-
-
 class Observing:
     """What the observe routes share."""
 
-    def __init__(self, lifecycle: Lifecycle, fanout: Fanout, streams: Streams, identify: Identify) -> None:
+    def __init__(self, lifecycle: Lifecycle, fanout: Fanout, streams: Streams) -> None:
         self.lifecycle = lifecycle
         self.fanout = fanout
         self.streams = streams
-        self.identify = identify
 
-    async def message(self, viewer: Viewer, message_id: str) -> Message:
-        """The message as the viewer may see it. Raises NotFound, Unavailable."""
-        message = await self.lifecycle.read(viewer.account, message_id)
-        if message is None or not visible(message, viewer):
+    async def message(self, bearer: Bearer, message_id: str) -> Message:
+        """The message as its bearer may see it. Raises NotFound, Unavailable."""
+        message = await self.lifecycle.read(bearer.account, message_id)
+        if message is None or not may_see(bearer, message_id, message.user):
             raise missing(message_id)
         return message
 
@@ -69,10 +42,6 @@ class Observing:
         """Ends every open stream of this process."""
         self.fanout.drain()
         self.streams.drain()
-
-
-def visible(message: Message, viewer: Viewer) -> bool:
-    return viewer.user_id in {None, message.user}
 
 
 def parse_cursor(text: str, field: str) -> int:
@@ -115,7 +84,8 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
         "/v1/messages/async/{message_id:str}/stream",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         media_type="text/event-stream",
-        operation_id="observe_message",
+        opt={"scope": "messages:read", "token": True},
+        operation_id="observeMessage",
         summary="Observe a message: its events from a cursor on, live until its end",
         tags=["messages"],
         status_code=200,
@@ -128,7 +98,6 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
             str, QueryParameter(name="format", description="anthropic (default), openai or text")
         ] = "anthropic",
     ) -> ASGIApp:
-        viewer = await door.identify(request, message_ids=[message_id])
         check_format(event_format)
         text, field = cursor_text(request, after)
         cursor = parse_cursor(text, field) if text else 0
@@ -136,7 +105,7 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
             return turn_away
         plain = event_format == "text"
         try:
-            message = await door.message(viewer, message_id)
+            message = await door.message(bearer_of(request.scope), message_id)
             if message.final and cursor == message.last_seq:
                 return no_content
             if request.method == HttpMethod.HEAD:

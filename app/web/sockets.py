@@ -18,6 +18,7 @@ from app.chat.events import data_of, gap_data
 from app.chat.message import Message
 from app.chat.observer import EntryObserver, Gap
 from app.errors import Conflict, RepriseError, Unavailable
+from app.web.guard import Gate
 from app.web.observe import Observing, parse_cursor
 
 DONE, AWAY = 1000, 1001
@@ -35,12 +36,13 @@ class _Command(msgspec.Struct):
 class SocketConnection:
     """One open WebSocket and its observer."""
 
-    def __init__(self, door: Observing, socket: Socket, observer: EntryObserver) -> None:
+    def __init__(self, door: Observing, gate: Gate, socket: Socket, observer: EntryObserver) -> None:
         self.scope = anyio.CancelScope()
         self.sending_since = 0.0
         self.sent_at = anyio.current_time()
         self.ping_due = False
         self._door = door
+        self._gate = gate
         self._socket = socket
         self._observer = observer
         self._code = AWAY
@@ -77,7 +79,7 @@ class SocketConnection:
     async def _cancel(self) -> None:
         message = self._observer.message
         try:
-            await self._door.identify(self._socket, scope="messages:write", message_ids=[message.id])
+            await self._gate.identify(self._socket.scope, token=True, scope_needed="messages:write")
             await self._door.lifecycle.cancel(message.account, message.id)
         except Conflict:
             pass  # it has ended already: the end is on its way
@@ -137,16 +139,17 @@ def _texts(got: Any) -> list[str]:
     return [data_of(entry).decode() for entry in got]
 
 
-def socket_handlers(door: Observing) -> list[WebsocketRouteHandler]:
+def socket_handlers(door: Observing, gate: Gate) -> list[WebsocketRouteHandler]:
     """The WebSocket route of one message."""
 
     async def admit(socket: Socket, message_id: str) -> tuple[Message, int]:
-        viewer = await door.identify(socket, message_ids=[message_id])
+        bearer = await gate.identify(socket.scope, token=True, scope_needed="messages:read")
         text = socket.query_params.get("after")
         cursor = parse_cursor(text, "after") if text else 0
-        return await door.message(viewer, message_id), cursor
+        return await door.message(bearer, message_id), cursor
 
-    @websocket("/v1/messages/async/{message_id:str}/ws")
+    # public to the guard, which could only refuse the handshake: `admit` asks instead
+    @websocket("/v1/messages/async/{message_id:str}/ws", opt={"public": True})
     async def observe_socket(socket: Socket, message_id: FromPath[str]) -> None:
         await socket.accept()
         if door.fanout.draining:
@@ -161,6 +164,6 @@ def socket_handlers(door: Observing) -> list[WebsocketRouteHandler]:
         except RepriseError as error:
             await close(socket, REFUSED + error.status)
             return
-        await SocketConnection(door, socket, observer).run()
+        await SocketConnection(door, gate, socket, observer).run()
 
     return [observe_socket]

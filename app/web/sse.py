@@ -14,7 +14,7 @@ Choices:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -23,6 +23,7 @@ from anyio.abc import TaskStatus
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Unavailable
+from app.telemetry import Metrics
 
 RETRY = b"retry: 1000\n\n"
 AWAY = b"retry: 3000\n\n: not now, come back\n\n"
@@ -58,19 +59,6 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Counter(Protocol):
-    def inc(self, amount: float = 1) -> None: ...
-
-
-class Meter(Protocol):
-    """What is counted of open streams (`telemetry.Metrics`)."""
-
-    @property
-    def slow_observers(self) -> Counter: ...
-
-    def observing(self, kind: str) -> AbstractContextManager[None]: ...
-
-
 class Writer(Protocol):
     """One open connection as the watchdog sees it."""
 
@@ -85,10 +73,10 @@ class Writer(Protocol):
 class Streams:
     """Every open stream of this process."""
 
-    def __init__(self, ping_s: float, send_timeout_s: float, meter: Meter) -> None:
+    def __init__(self, ping_s: float, send_timeout_s: float, metrics: Metrics) -> None:
         self.ping_s = ping_s
         self.send_timeout_s = send_timeout_s
-        self.meter = meter
+        self.metrics = metrics
         self.draining = False
         self.open: set[Writer] = set()
 
@@ -105,7 +93,7 @@ class Streams:
             for writer in self.open:
                 if writer.sending_since:
                     if now - writer.sending_since > longest:
-                        self.meter.slow_observers.inc()
+                        self.metrics.slow_observers.inc()
                         writer.sending_since = 0.0
                         writer.scope.cancel()
                 elif now - writer.sent_at >= self.ping_s:
@@ -121,7 +109,7 @@ class Streams:
     @contextmanager
     def watching(self, writer: Writer, kind: str) -> Iterator[None]:
         """Has the writer watched for the time of the block."""
-        with self.meter.observing(kind):
+        with self.metrics.observing(kind):
             self.open.add(writer)
             try:
                 yield
