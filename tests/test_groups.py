@@ -98,7 +98,9 @@ async def test_dead_letters_are_listed_requeued_and_dropped(lifecycle: Lifecycle
     assert (letter.group, letter.account, letter.message_id) == ("remember", "acc", "m")
     assert (letter.reason, letter.deliveries) == ("the database is away", groups_module.MAX_DELIVERIES)
     assert await days_left(lifecycle, "m") > 29
+    assert await groups.dead_letter(letter.id) == letter
     assert await groups.requeue(letter.id) == "requeued"
+    assert await groups.dead_letter(letter.id) is None
     assert await groups.requeue(letter.id) == "unknown"
     assert await groups.dead_letters() == []
     [again] = await groups.take("remember", "t", base, 10)

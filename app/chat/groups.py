@@ -8,6 +8,7 @@ that was away for a day loses nothing. A dead letter is unsettled until it is re
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, cast
 
 import msgspec
@@ -16,6 +17,7 @@ from app.chat.message import iso
 from app.chat.scripts import Scripts, redis_door
 from app.redis_keys import Keys
 
+_LETTER_ID = re.compile(r"(\d{1,4}):(\d{1,15}-\d{1,15})", re.ASCII)
 LEASE_MS = 15_000
 MAX_DELIVERIES = 5
 PAUSES_MS = (1_000, 5_000, 30_000, 120_000)
@@ -94,6 +96,16 @@ class Groups:
             letters += [_letter(index, entry_id, fields) for entry_id, fields in raw]
         return sorted(letters, key=lambda letter: letter.at)[:limit]
 
+    async def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """One dead letter, or None."""
+        place = self._place(letter_id)
+        if place is None:
+            return None
+        partition, entry = place
+        with redis_door():
+            raw: list[Any] = await self._scripts.redis.xrange(f"{self._keys.bases[partition]}dead", entry, entry) or []
+        return _letter(partition, *raw[0]) if raw else None
+
     async def requeue(self, letter_id: str) -> Literal["requeued", "gone", "unknown"]:
         """Delivers a dead letter again with a full number of tries."""
         return cast(Literal["requeued", "gone", "unknown"], await self._dead("dead_requeue", letter_id))
@@ -103,13 +115,19 @@ class Groups:
         return cast(Literal["dropped", "unknown"], await self._dead("dead_drop", letter_id))
 
     async def _dead(self, script: str, letter_id: str) -> str:
-        partition, _, entry = letter_id.partition(":")
-        parts = entry.split("-")
-        known = partition.isdecimal() and int(partition) < len(self._keys.bases)
-        if not known or len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        place = self._place(letter_id)
+        if place is None:
             return "unknown"
-        reply: bytes = await self._scripts.run(script, self._keys.bases[int(partition)], entry)
+        partition, entry = place
+        reply: bytes = await self._scripts.run(script, self._keys.bases[partition], entry)
         return reply.decode()
+
+    def _place(self, letter_id: str) -> tuple[int, str] | None:
+        """The partition and entry an id names, or None when it is no id of ours."""
+        found = _LETTER_ID.fullmatch(letter_id)
+        if found is None or int(found[1]) >= len(self._keys.bases):
+            return None
+        return int(found[1]), found[2]
 
 
 def _letter(partition: int, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:

@@ -18,6 +18,7 @@ COMMANDS = {
     "work": "Run a worker process alone.",
     "migrate": "Bring the database up to date.",
     "key": "Create, list and revoke API keys.",
+    "dead-letters": "List, requeue and drop what a consumer group gave up on.",
     "doctor": "Say what is here and what is wrong.",
 }
 
