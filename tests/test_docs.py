@@ -1,0 +1,69 @@
+"""What the documentation says is so: settings, commands, routes, the promises of the protocol."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from app.cli.main import COMMANDS
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def settings_table() -> str:
+    """The table as it must stand in the README. ``python -m tests.test_docs`` writes it there."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    for name, field in fields.items():
+        schema = msgspec.json.schema(field.type)
+        default = field.default if field.default is not msgspec.NODEFAULT else []
+        shown = "" if default in ("", []) else f"`{default}`"
+        lines.append(f"| `REPRISE_{name.upper()}` | {shown} | {schema['description'].replace('|', ' or ')} |")
+    return "\n".join(lines)
+
+
+def block(name: str) -> str:
+    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+
+
+def test_the_settings_table_is_the_settings():
+    assert block("settings") == settings_table()
+
+
+def test_every_command_is_in_the_readme():
+    for name in COMMANDS:
+        assert re.search(rf"reprise {name}|scripts/{name}", README), name
+
+
+def test_every_script_is_named_and_every_linked_file_is_there():
+    for script in ("run", "test", "check", "bench"):
+        assert f"scripts/{script}" in README
+        assert (ROOT / "scripts" / script).stat().st_mode & 0o111
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_module_of_the_map_is_there():
+    for name in re.findall(r"`((?:chat|web|workers|llm|accounts|engines|lua)/[a-z_]*)`", README):
+        assert (ROOT / "app" / name).is_dir() or (ROOT / "app" / f"{name}.py").is_file(), name
+
+
+def test_every_promise_of_the_protocol_is_cited_by_a_test():
+    protocol = (ROOT / "app/web/PROTOCOL.md").read_text()
+    promises = set(re.findall(r"^- \*\*([\d.]+)\*\*", protocol, re.MULTILINE))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    cited = set(re.findall(r"\bPROTOCOL ((?:\d+\.)+\d+|\d+)", tests))
+    assert promises
+    assert promises - cited == set()
+    assert cited - promises == set()
+
+
+if __name__ == "__main__":
+    before, _, rest = README.partition("<!-- settings -->\n")
+    (ROOT / "README.md").write_text(
+        f"{before}<!-- settings -->\n{settings_table()}\n<!-- /settings -->{rest.partition('<!-- /settings -->')[2]}"
+    )
