@@ -30,9 +30,9 @@ from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.accounts import Accounts
-from app.chat.scripts import Redis, redis_door
 from app.database import Database, migrate, open_pool
 from app.errors import StartFailed, Unavailable
+from app.redis_door import Redis, redis_door
 from app.redis_keys import Keys
 from app.settings import Settings
 
@@ -150,7 +150,7 @@ def redis_client(url: str, *, timeout_s: float | None, connections: int, retries
         if scheme in ("redis+sentinel", "rediss+sentinel"):
             return _behind_sentinel(url, options)
         return StandaloneRedis.from_pool(BlockingConnectionPool.from_url(url, **options))
-    except ValueError as error:
+    except (ValueError, RedisClusterException) as error:
         raise StartFailed(f"setting redis_url (REPRISE_REDIS_URL) is no Redis address: {error}") from None
 
 

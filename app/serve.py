@@ -28,7 +28,7 @@ from anyio.abc import TaskStatus
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
-from litestar import Litestar, Router
+from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.utils import normalize_path
 
@@ -102,14 +102,7 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     fanout = Fanout(lifecycle, tail, Pages(resources.redis))
     streams = Streams(settings.ping_s, settings.send_timeout_s, metrics)
     feeds = Feeds(resources.redis, resources.keys, tail)
-    door = Observing(lifecycle, fanout, streams, gate.viewer)
-    # these ask `gate.viewer` themselves: a WebSocket is refused by its close code, a list is not covered by its path
-    asking = [
-        *observe_handlers(door),
-        *several_handlers(door),
-        *socket_handlers(door),
-        *feed_handlers(door, feeds),
-    ]
+    door = Observing(lifecycle, fanout, streams)
     probes = Probes(
         redis=resources.ping_redis,
         postgresql=resources.ping_database,
@@ -119,8 +112,11 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     )
     litestar = Litestar(
         [
-            Router("/", route_handlers=asking, opt={"public": True, "scope": "messages:read"}),
             *MessageRoutes(lifecycle, models, accounts, settings).handlers(),
+            *observe_handlers(door),
+            *several_handlers(door),
+            *socket_handlers(door, gate),
+            *feed_handlers(door, feeds),
             *key_handlers(accounts, settings.max_body_bytes),
             *page_handlers(models.target("default").path == "demo"),
             *health_handlers(probes, metrics),
