@@ -13,7 +13,6 @@ Choices:
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -36,7 +35,6 @@ from app.errors import StartFailed, Unavailable
 from app.redis_door import Redis, redis_door
 from app.redis_keys import Keys
 from app.settings import Settings
-from app.telemetry import Metrics, open_metrics
 
 CONNECTIONS = 100
 POOL_WAIT_S = 5.0
@@ -50,19 +48,16 @@ T = TypeVar("T")
 
 
 class Resources:
-    """What is open. ``database`` and ``accounts`` exist only where `open_resources` was asked for them."""
+    """What is open. ``database``, ``accounts`` and ``http`` exist only where `open_resources` was asked for them."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         self.settings = settings
-        self.metrics: Metrics = open_metrics()
         self.keys = Keys(settings.redis_prefix, settings.partitions)
         self._stack = stack
         self._redis: Redis | None = None
         self._database: Database | None = None
         self._accounts: Accounts | None = None
         self._http: httpx.AsyncClient | None = None
-        self._blocking: weakref.WeakSet[Redis] = weakref.WeakSet()
-        stack.push_async_callback(self._close_blocking)
 
     @property
     def redis(self) -> Redis:
@@ -79,31 +74,18 @@ class Resources:
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """The client that workers reach models with, made at first use: loading certificates takes a while.
-
-        It sets no limit on reading: whoever calls does.
-        """
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                timeout=httpx.Timeout(None, connect=MODEL_CONNECT_S),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            )
-            self._stack.push_async_callback(self._http.aclose)
-        return self._http
+        """The client that workers reach models with. It sets no limit on reading: whoever calls does."""
+        return _opened(self._http)
 
     def blocking_redis(self, *, block_s: float | None = 5.0, connections: int = 8) -> Redis:
         """A client for blocking reads of up to ``block_s`` seconds (None: no read timeout at all, for pub/sub).
 
-        It has its own connections and no retry. It is closed with the resources, if nobody did before.
+        It has its own connections and no retry, and is closed with the resources.
         """
         timeout = None if block_s is None else block_s + BLOCK_MARGIN_S
         client = redis_client(self.settings.redis_url, timeout_s=timeout, connections=connections, retries=0)
-        self._blocking.add(client)
+        self._stack.push_async_callback(client.aclose)
         return client
-
-    async def _close_blocking(self) -> None:
-        for client in list(self._blocking):
-            await client.aclose()
 
     async def ping_redis(self) -> float:
         """Seconds a PING took. Raises Unavailable with the reason."""
@@ -120,7 +102,7 @@ class Resources:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings, *, database: bool = True) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, *, database: bool = True, http: bool = False) -> AsyncIterator[Resources]:
     """Opens what a process needs, the database migrated, and closes it with the block.
 
     Raises StartFailed for what no waiting mends (a wrong address, an engine too old, other partitions), Unavailable
@@ -135,6 +117,13 @@ async def open_resources(settings: Settings, *, database: bool = True) -> AsyncI
             await migrate(settings)
             resources._database = await stack.enter_async_context(open_pool(settings))
             resources._accounts = await Accounts.open(resources._database)
+        if http:
+            resources._http = await stack.enter_async_context(
+                httpx.AsyncClient(
+                    timeout=httpx.Timeout(None, connect=MODEL_CONNECT_S),
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+                )
+            )
         yield resources
 
 
@@ -161,7 +150,7 @@ def redis_client(url: str, *, timeout_s: float | None, connections: int, retries
         if scheme in ("redis+sentinel", "rediss+sentinel"):
             return _behind_sentinel(url, options)
         return StandaloneRedis.from_pool(BlockingConnectionPool.from_url(url, **options))
-    except ValueError as error:
+    except (ValueError, RedisClusterException) as error:
         raise StartFailed(f"setting redis_url (REPRISE_REDIS_URL) is no Redis address: {error}") from None
 
 

@@ -126,7 +126,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
-        self._reclaimed = Counter(
+        self.reclaimed = Counter(
             "reprise_reclaimed_total", "Messages taken from workers found dead.", registry=registry
         )
         self.dead_lettered = Counter(
@@ -180,9 +180,9 @@ class Metrics:
         self.messages.labels(outcome).inc()
         self.tokens.inc(tokens)
 
-    def reclaimed(self, messages: int) -> None:
+    def took_over(self, messages: int) -> None:
         """Messages were taken from dead workers."""
-        self._reclaimed.inc(messages)
+        self.reclaimed.inc(messages)
 
     def unavailable(self, error: Unavailable) -> None:
         """An engine did not serve."""

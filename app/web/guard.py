@@ -10,7 +10,6 @@ takes tokens asks `may_see` for every message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs
 
@@ -19,7 +18,6 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
 from app.accounts import Accounts, Caller, TokenGrant
-from app.chat.lifecycle import missing
 from app.errors import Forbidden, Unauthorized
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -65,28 +63,6 @@ class Gate:
             raise Forbidden(f"this API key lacks the scope {scope_needed}", details={"scope": scope_needed})
         scope["state"]["bearer"] = bearer
         return bearer
-
-    async def viewer(
-        self,
-        connection: Connection,
-        *,
-        scope: str = "messages:read",
-        message_ids: Sequence[str] = (),
-        feed: bool = False,
-    ) -> Caller:
-        """Who asks to observe these messages, or the feed: by a key, or by a token good for all of them.
-
-        Raises what `identify` raises, and NotFound for a message that the token does not cover.
-        """
-        bearer = await self.identify(connection.scope, token=True, scope_needed=scope)
-        if isinstance(bearer, Caller):
-            return bearer
-        for message_id in message_ids:
-            if not bearer.covers(message_id):
-                raise missing(message_id)
-        if feed and not bearer.feed:
-            raise Forbidden("this stream token is not one for the feed")
-        return bearer.caller
 
 
 def key_in(scope: Scope) -> str | None:

@@ -15,6 +15,7 @@ import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from app.chat.backlog import Backlog
 from app.errors import Unavailable
 from app.telemetry import Metrics
 from app.web.reply import json_reply, now
@@ -24,14 +25,6 @@ NEEDED = ("generate",)
 """Kinds of workers without which no message would be answered."""
 
 Ping = Callable[[], Awaitable[float]]
-
-
-class Backlog(msgspec.Struct, frozen=True):
-    """What waits: messages, the age of the oldest in seconds, dead letters."""
-
-    waiting: int = 0
-    oldest_s: float = 0.0
-    dead_letters: int = 0
 
 
 class Probes(msgspec.Struct, frozen=True, kw_only=True):

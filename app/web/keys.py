@@ -22,6 +22,15 @@ STATUSES = ("active", "expired", "revoked")
 MAX_IDEMPOTENCY_KEY = 255
 LONGEST_S = 100 * 366 * 86_400
 
+OPTIONS: dict[str, Any] = {"scope": "keys:write"}
+ONCE = {"Idempotency-Key": "the same key and body give the first answer again, for a day"}
+LISTED = {
+    "status": {"type": "string", "enum": list(STATUSES)},
+    "user_id": {"type": "string", "maxLength": 256},
+    "page": {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1},
+    "page_size": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+}
+
 AnyRequest = Request[Any, Any, Any]
 Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 
@@ -38,7 +47,13 @@ class NewKey(msgspec.Struct, kw_only=True):
 def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandler]:
     """The Litestar handlers."""
 
-    @post(PATH, opt={"scope": "keys:write"}, status_code=201, operation_id="createApiKey", tags=["api keys"])
+    @post(
+        PATH,
+        opt=OPTIONS | {"body": NewKey, "headers": ONCE},
+        status_code=201,
+        operation_id="createApiKey",
+        tags=["api keys"],
+    )
     async def create(request: AnyRequest) -> Response[bytes]:
         """Create an API key. The answer is the only place that ever shows the key itself."""
         caller = caller_of(request.scope)
@@ -59,7 +74,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         )
         return json_reply(envelope(shown(made) | {"key": text}), status=201, headers=warning(unknown))
 
-    @get(PATH, opt={"scope": "keys:write"}, operation_id="listApiKeys", tags=["api keys"])
+    @get(PATH, opt=OPTIONS | {"query": LISTED}, operation_id="listApiKeys", tags=["api keys"])
     async def list_(request: AnyRequest) -> Response[bytes]:
         """List the account's API keys, newest first, without the keys themselves."""
         caller = caller_of(request.scope)
@@ -75,7 +90,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
 
     @delete(
         f"{PATH}/{{key_id:str}}",
-        opt={"scope": "keys:write"},
+        opt=OPTIONS,
         status_code=200,
         operation_id="revokeApiKey",
         tags=["api keys"],

@@ -5,7 +5,7 @@ Bare ASGI and as little of it as possible: it runs for every request, and the st
 Choices:
 
 1. A log line has the path but never the query: tokens travel there.
-2. OPTIONS is answered here, for every address, so that a browser's preflight never meets a guard.
+2. OPTIONS is answered here, so that a browser's preflight never meets a guard.
 3. HEAD goes to a route that takes it, else to GET without its body. An answer of unknown length is a stream: it is left
    as soon as its headers are out.
 4. Metrics carry the route's template, and nothing for addresses that lead nowhere: a scanner must not make series.
@@ -20,7 +20,8 @@ from typing import Any, cast
 
 import anyio
 import structlog
-from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
+from litestar.enums import HttpMethod, ScopeType
+from litestar.types import ASGIApp, HTTPResponseStartEvent, HTTPScope, Message, Receive, Scope, Send
 
 from app import ids
 from app.settings import Settings
@@ -48,33 +49,46 @@ class Shell:
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self.open = 0
+        """Requests and WebSockets being answered now."""
+        self._idle: anyio.Event | None = None
         self._methods_of = methods_of
         self._log = log.bind()
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._any_origin = b"*" in self._origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
         request_id, origin = self._identify(scope)
-        state = cast(dict[str, Any], scope.setdefault("state", {}))
-        state["request_id"] = request_id.decode()
-        if scope["type"] == "websocket":
-            await self._socket(scope, receive, send)
-            return
-        exchange = Exchange(send, [(b"x-request-id", request_id), *self._cors(origin)])
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        self.open += 1
+        try:
+            if scope["type"] == ScopeType.HTTP:
+                await self._http(scope, receive, Exchange(send, [(b"x-request-id", request_id), *self._cors(origin)]))
+            else:
+                await self._socket(scope, receive, send)
+        finally:
+            self.open -= 1
+            if self._idle is not None:
+                self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Returns when nothing is being answered."""
+        while self.open:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _http(self, scope: HTTPScope, receive: Receive, exchange: Exchange) -> None:
         method, path = scope["method"], scope["path"]
         try:
-            if method == "OPTIONS":
-                await self._options(scope, exchange)
-            elif method == "HEAD" and "HEAD" not in self._methods_of(path):
+            if method == "OPTIONS" and await self._options(scope, exchange):
+                return
+            if method == "HEAD" and "HEAD" not in self._methods_of(path):
                 await self._head(scope, receive, exchange)
             else:
                 await self._app(scope, receive, exchange.send)
         except Exception as error:
             if exchange.status:
-                self._log.error("request.broken", request_id=state["request_id"], path=path, exc_info=error)
+                self._log.error("request.broken", request_id=scope["state"]["request_id"], path=path, exc_info=error)
                 raise
             await send_problem(error, scope, exchange.send, self._metrics)
         finally:
@@ -103,24 +117,26 @@ class Shell:
             (b"vary", b"Origin"),
         ]
 
-    async def _options(self, scope: Scope, exchange: Exchange) -> None:
+    async def _options(self, scope: HTTPScope, exchange: Exchange) -> bool:
+        """Answers a preflight for any address and OPTIONS for one that leads somewhere; True when it did."""
         methods = self._methods_of(scope["path"])
-        headers: Headers = [(b"content-length", b"0")]
-        if methods:
-            headers.append((b"allow", ", ".join(sorted(methods | {"HEAD", "OPTIONS"})).encode()))
         asked = dict(scope["headers"])
-        if self._origins and b"access-control-request-method" in asked:
-            wanted = asked.get(b"access-control-request-headers", b"content-type")
+        preflight = bool(self._origins) and b"access-control-request-method" in asked
+        if not methods and not preflight:
+            return False
+        headers: Headers = [(b"allow", ", ".join(sorted(methods | {"HEAD", "OPTIONS"})).encode())] if methods else []
+        if preflight:
             headers += [
                 (b"access-control-allow-methods", METHODS.encode()),
-                (b"access-control-allow-headers", wanted),
+                (b"access-control-allow-headers", asked.get(b"access-control-request-headers", b"content-type")),
                 (b"access-control-max-age", str(PREFLIGHT_S).encode()),
             ]
         await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
 
-    async def _head(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
-        cast(dict[str, Any], scope)["method"] = "GET"
+    async def _head(self, scope: HTTPScope, receive: Receive, exchange: Exchange) -> None:
+        scope["method"] = HttpMethod.GET
         with anyio.CancelScope() as leave:
             exchange.answer_head(leave)
             await self._app(scope, receive, exchange.send)
@@ -138,7 +154,7 @@ class Shell:
                 ms=round((time.perf_counter() - began) * 1000, 1),
             )
 
-    def _note(self, scope: Scope, exchange: Exchange, method: str, path: str) -> None:
+    def _note(self, scope: HTTPScope, exchange: Exchange, method: str, path: str) -> None:
         status = exchange.status or 499  # the client went away before there was an answer
         route = cast(dict[str, Any], scope).get("path_template") or NOWHERE
         answered = exchange.started or time.perf_counter()
