@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio.from_thread
 import asyncpg
@@ -20,7 +21,7 @@ from redis.asyncio import Redis
 from app.engines.embedded import embedded
 from app.engines.home import Urls, hold
 from app.settings import Settings, environment
-from tests.system import System, system
+from tests.system import KEY, System, system
 
 
 @pytest.fixture
@@ -95,3 +96,20 @@ async def settings(redis_url: str, database_url: str, short_tmp: Path) -> AsyncI
         await connection.execute(f'SET client_min_messages = warning; DROP SCHEMA IF EXISTS "{name}" CASCADE')
     finally:
         await connection.close()
+
+
+class DemoServer(NamedTuple):
+    base_url: str
+    key: str
+
+
+@pytest.fixture(scope="session")
+def live_server() -> Iterator[DemoServer]:
+    """A deployment where nothing but the demo answers: what a person sees who has just started it."""
+    place = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
+    with anyio.from_thread.start_blocking_portal() as portal:
+        try:
+            with portal.wrap_async_context_manager(system(place, demo=True)) as made:
+                yield DemoServer(made.url, KEY)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)

@@ -158,8 +158,10 @@ class System:
 
 
 @asynccontextmanager
-async def system(place: Path, *, workers: int = 1, webs: int = 1, **changes: Any) -> AsyncIterator[System]:
-    """A deployment for the time of a test; every process is gone afterwards."""
+async def system(
+    place: Path, *, workers: int = 1, webs: int = 1, demo: bool = False, **changes: Any
+) -> AsyncIterator[System]:
+    """A deployment for the time of a test; every process is gone afterwards. ``demo``: no model but the built-in."""
     async with upstream() as up, hold(place / "data") as home, embedded(home) as engines:
         models = place / "models.toml"
         models.write_text("".join(_aliases(up.base_url)))
@@ -168,7 +170,7 @@ async def system(place: Path, *, workers: int = 1, webs: int = 1, **changes: Any
             database_url=engines.urls.database_url,
             data_dir=str(place / "data"),
             root_key=KEY,
-            models_file=str(models),
+            models_file="" if demo else str(models),
             log_format="json",
             **changes,
         )
