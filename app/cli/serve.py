@@ -14,13 +14,13 @@ from app.serve import serve
 from app.settings import load
 
 
-@click.command(epilog="Example: reprise serve --host 0.0.0.0 --port 8080")
+@click.command(epilog="Example: reprise serve --port 8080")
 @options.host
 @options.port
 @options.data_dir
 @options.models
 def command(**overrides: Any) -> None:
-    """Run a web process alone: it answers, streams, and knows no model.
+    """Run a web process alone.
 
     It uses the Redis and PostgreSQL of the settings, or those of a `reprise run` on this machine.
     """
