@@ -48,7 +48,7 @@ class System:
         self.urls: list[str] = []
         self.webs: list[Process] = []
         self.workers: list[Process] = []
-        self._logs = 0
+        self._logs: dict[int, Path] = {}  # by pid
 
     @property
     def url(self) -> str:
@@ -66,11 +66,12 @@ class System:
     async def spawn(self, *command: str, **changes: Any) -> Process:
         """``python -m app COMMAND`` with this deployment's settings."""
         env = msgspec.structs.replace(self.settings, **changes).child_environment()
-        self._logs += 1
-        with (self.place / f"{self._logs}-{command[0]}.log").open("wb") as log:
+        path = self.place / f"{len(self._logs)}-{command[0]}.log"
+        with path.open("wb") as log:
             process = await anyio.open_process(
                 [sys.executable, "-m", "app", *command], cwd=ROOT, env=env, stdout=log, stderr=log, stdin=None
             )
+        self._logs[process.pid] = path
         return process._process  # type: ignore[attr-defined]  # the bare one: its wait() is not tied to streams
 
     async def start_web(self, **changes: Any) -> int:
@@ -93,23 +94,17 @@ class System:
         return len(self.urls) - 1
 
     async def start_worker(self, *options: str, **changes: Any) -> Process:
-        """Another generate process; returns when one more is alive."""
-        before = await self.workers_alive()
+        """Another generate process; returns when it takes work."""
         process = await self.spawn("work", "generate", *options, **changes)
         self.workers.append(process)
 
-        async def more() -> bool:
+        def started() -> bool:
             assert process.returncode is None, self.logs()
-            return await self.workers_alive() > before
+            return b"worker.started" in self._logs[process.pid].read_bytes()
 
         if "--until-idle" not in options:
-            await until(more, 30)
+            await until(started, 30)
         return process
-
-    async def workers_alive(self) -> int:
-        async with self.client() as client:
-            body = (await client.get("/health/ready")).json()
-        return int(body["workers"]["generate"])
 
     async def initiate(self, client: httpx.AsyncClient, model: str = "t20", **body: Any) -> str:
         """A message's id."""
