@@ -15,6 +15,7 @@ from app.errors import RepriseError, ours_alone
 
 COMMANDS = {
     "run": "Start everything on this machine.",
+    "serve": "Run a web process alone.",
     "work": "Run a worker process alone.",
     "migrate": "Bring the database up to date.",
     "key": "Create, list and revoke API keys.",
