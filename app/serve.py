@@ -38,7 +38,7 @@ from app.chat.fanout import Fanout
 from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Sweeper, workers_alive
 from app.chat.replay import Pages
-from app.errors import RepriseError, StartFailed
+from app.errors import StartFailed, ours_alone
 from app.feeds import Feeds
 from app.llm.models import load_models
 from app.pulse import pulse
@@ -160,7 +160,7 @@ async def serve(
     try:
         await _serve(settings, stop, task_status)
     except BaseExceptionGroup as failures:
-        raise _plain(failures) from None
+        raise ours_alone(failures) or failures from None
 
 
 async def _serve(settings: Settings, stop: anyio.Event | None, task_status: TaskStatus[str]) -> None:
@@ -212,10 +212,16 @@ async def _run(server: Server, stopping: anyio.Event, ended: anyio.Event) -> Non
     try:
         await server.serve()
     except (OSError, RuntimeError) as error:
-        raise StartFailed(f"the server cannot start: {error}") from error
+        raise StartFailed(
+            f"port {server.bind_port} of {server.bind_addr} cannot be served: {_first_line(error)}"
+        ) from None
     finally:
         ended.set()
         stopping.set()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]  # the server puts a stack of its own behind
 
 
 async def _wind_down(web: Web, server: Server, ended: anyio.Event) -> None:
@@ -252,17 +258,6 @@ def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def _plain(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Our own error in the group when all it holds are of ours, so that a command can say it in one line."""
-    ours, rest = failures.split(RepriseError)
-    if ours is None or rest is not None:
-        return failures
-    first: BaseException = ours
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
 
 
 def _raise_file_limit() -> None:
