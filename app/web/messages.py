@@ -7,13 +7,11 @@ or decided by the message's own record, so any web process can serve any message
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
-from msgspec import Meta
 
 from app import ids
 from app.accounts import Accounts, Caller
@@ -26,10 +24,20 @@ from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
 from app.settings import Settings
 from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
-from app.web.initiate import Initiate, check_message_id, digest_of, problems
+from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
 from app.web.parse import Query, decode, read_json, warning
 from app.web.problem import request_id
 from app.web.reply import json_reply
+from app.web.shapes import (
+    Cancelled,
+    Initiated,
+    MessageObject,
+    StatusObject,
+    StatusPage,
+    TokenAnswer,
+    TokenRequest,
+    UsageObject,
+)
 
 TOKEN_GRACE_S = 3_600
 """How much longer than the message's deadline its stream token lives, so that a browser can come back."""
@@ -39,9 +47,28 @@ FEED_TOKEN_S = 86_400
 PATH = "/v1/messages/async"
 ONE = f"{PATH}/{{message_id:str}}"
 TAGS = ["messages"]
-READ = {"scope": "messages:read"}
-WRITE = {"scope": "messages:write"}
-CANCEL = {"scope": "messages:write", "token": True}
+READ: dict[str, Any] = {"scope": "messages:read"}
+WRITE: dict[str, Any] = {"scope": "messages:write"}
+CANCEL = WRITE | {"token": True, "answer": Cancelled}
+TOKEN = READ | {"body": TokenRequest, "answer": TokenAnswer}
+_TEXT = {"type": "string", "maxLength": 256}
+INITIATE = WRITE | {
+    "body": Initiate,
+    "answer": Initiated,
+    "query": {"message_id": {"type": "string", "pattern": MESSAGE_ID.pattern.replace("\\Z", "$")}},
+    "headers": {"Idempotency-Key": "the same key and body give the first answer again, for 24 hours"},
+}
+LIST = READ | {
+    "answer": StatusPage,
+    "query": {
+        "status": {"enum": list(STATUSES)},
+        "thread_id": _TEXT,
+        "user_id": _TEXT,
+        "stream_type": _TEXT,
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        "cursor": {"type": "string"},
+    },
+}
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -96,25 +123,23 @@ class MessageRoutes:
             max_queued=caller.max_queued or settings.max_queued,
         )
 
-    def initiated(self, caller: Caller, new: NewMessage, created: int) -> dict[str, Any]:
+    def initiated(self, caller: Caller, new: NewMessage, created: int) -> Initiated:
         """The answer of initiate, with a fresh stream token."""
         expires = created / 1000 + new.deadline_s + TOKEN_GRACE_S
-        return {
-            "message_id": new.id,
-            "status": "pending",
-            "message": "Request initiated successfully",
-            "stream_url": f"{PATH}/{new.id}/stream",
-            "status_url": f"{PATH}/{new.id}/status",
-            "cancel_url": f"{PATH}/{new.id}/cancel",
-            "stream_token": self.accounts.issue_token(caller, message_ids=[new.id], expires_at=expires),
-            "created_at": iso(created),
-        }
+        return Initiated(
+            message_id=new.id,
+            stream_url=f"{PATH}/{new.id}/stream",
+            status_url=f"{PATH}/{new.id}/status",
+            cancel_url=f"{PATH}/{new.id}/cancel",
+            stream_token=self.accounts.issue_token(caller, message_ids=[new.id], expires_at=expires),
+            created_at=iso(created),
+        )
 
     def handlers(self) -> list[HTTPRouteHandler]:
         """The Litestar handlers."""
         routes = self
 
-        @post(PATH, opt=WRITE, status_code=200, operation_id="initiate", tags=TAGS)
+        @post(PATH, opt=INITIATE, status_code=200, operation_id="initiate", tags=TAGS)
         async def initiate(request: AnyRequest) -> Response[bytes]:
             """Start a message: it is queued at once, generated in the background, and observed whenever you like."""
             caller = caller_of(request.scope)
@@ -124,7 +149,7 @@ class MessageRoutes:
             created = await routes.lifecycle.create(new)
             return json_reply(routes.initiated(caller, new, created), headers=warning(unknown))
 
-        @get(PATH, opt=READ, operation_id="list_messages", tags=TAGS)
+        @get(PATH, opt=LIST, operation_id="list_messages", tags=TAGS)
         async def list_messages(request: AnyRequest) -> Response[bytes]:
             """The caller's messages, newest first."""
             caller, query = caller_of(request.scope), Query(request.scope)
@@ -140,7 +165,7 @@ class MessageRoutes:
             page, following = await routes.list.page(caller.account, wanted, limit, cursor)
             return json_reply({"messages": [message.status_object() for message in page], "next_cursor": following})
 
-        @get(ONE, opt=READ, operation_id="get_message", tags=TAGS)
+        @get(ONE, opt=READ | {"answer": MessageObject}, operation_id="get_message", tags=TAGS)
         async def get_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """The message so far: what has been written of its answer, whatever its state."""
             message = await routes.visible(caller_of(request.scope), message_id)
@@ -148,7 +173,7 @@ class MessageRoutes:
             entries = await log.read_attempt(routes.lifecycle.redis, key, message.attempt)
             return json_reply(_message_object(message, content_of(entries)))
 
-        @get(f"{ONE}/status", opt=READ, operation_id="get_status", tags=TAGS)
+        @get(f"{ONE}/status", opt=READ | {"answer": StatusObject}, operation_id="get_status", tags=TAGS)
         async def get_status(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """State, times and figures of a message, without observing it."""
             return json_reply((await routes.visible(caller_of(request.scope), message_id)).status_object())
@@ -158,8 +183,7 @@ class MessageRoutes:
             """Stop a pending or processing message for good; what was written of it stays readable."""
             message = await routes.visible(bearer_of(request.scope), message_id)
             await routes.lifecycle.cancel(message.account, message_id)
-            done = {"message": "Stream cancelled successfully", "message_id": message_id, "status": "cancelled"}
-            return json_reply(done)
+            return json_reply(Cancelled(message_id=message_id))
 
         @delete(ONE, opt=WRITE, operation_id="delete_message", tags=TAGS)
         async def delete_message(request: AnyRequest, message_id: FromPath[str]) -> None:
@@ -171,7 +195,7 @@ class MessageRoutes:
             """The same under the address older clients use."""
             await routes.remove(caller_of(request.scope), message_id)
 
-        @post("/v1/stream-tokens", opt=READ, status_code=200, operation_id="create_stream_token", tags=TAGS)
+        @post("/v1/stream-tokens", opt=TOKEN, status_code=200, operation_id="create_stream_token", tags=TAGS)
         async def create_stream_token(request: AnyRequest) -> Response[bytes]:
             """A signed token for browsers: to observe and cancel these messages, or to follow the account's feed."""
             return json_reply(await routes.make_token(request))
@@ -192,7 +216,7 @@ class MessageRoutes:
         message = await self.visible(caller, message_id)
         await self.lifecycle.delete(message.account, message_id)
 
-    async def make_token(self, request: AnyRequest) -> dict[str, str]:
+    async def make_token(self, request: AnyRequest) -> TokenAnswer:
         """A token for a list of the caller's messages or for its feed."""
         caller = caller_of(request.scope)
         body, _ = decode(await self.body(request), TokenRequest)
@@ -206,14 +230,7 @@ class MessageRoutes:
             messages = [await self.visible(caller, message_id) for message_id in dict.fromkeys(body.message_ids)]
             expires = max(expires, *(m.deadline / 1000 for m in messages)) + TOKEN_GRACE_S
             token = self.accounts.issue_token(caller, message_ids=[m.id for m in messages], expires_at=expires)
-        return {"token": token, "expires_at": iso(round(expires * 1000))}
-
-
-class TokenRequest(msgspec.Struct, kw_only=True):
-    """Either a list of messages or the feed."""
-
-    message_ids: Annotated[list[str], Meta(max_length=100)] = []
-    feed: bool = False
+        return TokenAnswer(token, iso(round(expires * 1000)))
 
 
 def _identity(caller: Caller, request: AnyRequest, raw: bytes) -> tuple[str, str]:
@@ -231,16 +248,14 @@ def _identity(caller: Caller, request: AnyRequest, raw: bytes) -> tuple[str, str
     return chosen or derived, digest_of(raw, chosen or "")
 
 
-def _message_object(message: Message, content: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "message_id": message.id,
-        "type": "message",
-        "role": "assistant",
-        "model": message.model,
-        "content": content,
-        "stop_reason": message.stop_reason,
-        "stop_sequence": message.stop_sequence,
-        "usage": {"input_tokens": message.input_tokens or 0, "output_tokens": message.output_tokens or message.tokens},
-        "status": message.status,
-    }
+def _message_object(message: Message, content: list[dict[str, Any]]) -> MessageObject:
+    return MessageObject(
+        id=message.id,
+        message_id=message.id,
+        model=message.model,
+        content=content,
+        stop_reason=message.stop_reason,
+        stop_sequence=message.stop_sequence,
+        usage=UsageObject(message.input_tokens or 0, message.output_tokens or message.tokens),
+        status=message.status,
+    )

@@ -1,0 +1,83 @@
+"""What the message routes answer, as types: the OpenAPI document is made from them, tests hold the answers to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from app.chat.message import Status
+
+When = Annotated[str, Meta(description="ISO 8601, UTC, with Z", extra_json_schema={"format": "date-time"})]
+
+
+class Initiated(msgspec.Struct, kw_only=True):
+    """A message that has been queued, and where to go from here."""
+
+    message_id: str
+    status: Literal["pending"] = "pending"
+    message: str = "Request initiated successfully"
+    stream_url: str
+    status_url: str
+    cancel_url: str
+    stream_token: Annotated[str, Meta(description="lets a browser observe and cancel this message: ?token=")]
+    created_at: When
+
+
+class StatusObject(msgspec.Struct, kw_only=True):
+    """State, times and figures of a message. ``metadata`` holds the caller's own keys besides the fixed ones."""
+
+    message_id: str
+    status: Status
+    created_at: When
+    updated_at: When
+    completed_at: When | None
+    error_message: str | None
+    stream_type: str
+    metadata: dict[str, Any]
+
+
+class StatusPage(msgspec.Struct, kw_only=True):
+    """A page of the caller's messages, newest first."""
+
+    messages: list[StatusObject]
+    next_cursor: str | None
+
+
+class UsageObject(msgspec.Struct):
+    input_tokens: int
+    output_tokens: int
+
+
+class MessageObject(msgspec.Struct, kw_only=True):
+    """The message so far: the content blocks of its last attempt."""
+
+    id: str
+    message_id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: UsageObject
+    status: Status
+
+
+class Cancelled(msgspec.Struct, kw_only=True):
+    message: str = "Stream cancelled successfully"
+    message_id: str
+    status: Literal["cancelled"] = "cancelled"
+
+
+class TokenRequest(msgspec.Struct, kw_only=True):
+    """Either a list of messages, or the feed."""
+
+    message_ids: Annotated[list[str], Meta(max_length=100)] = []
+    feed: bool = False
+
+
+class TokenAnswer(msgspec.Struct):
+    token: str
+    expires_at: When

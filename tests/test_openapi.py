@@ -1,0 +1,63 @@
+"""The OpenAPI document is what is served: schemathesis asks every operation by the document and checks every answer."""
+
+from __future__ import annotations
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.system import KEY, System
+
+BEYOND_SCHEMAS = positive_data_acceptance
+"""Right by the schema and still refused: an unknown model, an unknown scope, a conversation without a user's turn."""
+STREAMS = r"(/stream|/v1/events)$"
+
+
+def test_every_operation_answers_as_documented(live: System):
+    schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json").exclude(path_regex=STREAMS)
+    asked = []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        # the library's own parametrize needs an older pytest; its strategies do not
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=operation.as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(headers={"X-API-Key": KEY}, timeout=20, excluded_checks=[BEYOND_SCHEMAS])
+
+        ask()
+        asked.append(operation.label)
+    assert len(asked) >= 10
+
+
+def test_every_route_of_the_contract_is_documented_and_nothing_is_open(live: System):
+    document = httpx.get(f"{live.url}/openapi.json").json()
+    paths = document["paths"]
+    for path, methods in {
+        "/v1/messages/async": {"get", "post"},
+        "/v1/messages/async/stream": {"get"},
+        "/v1/messages/async/{message_id}": {"get", "delete"},
+        "/v1/messages/async/{message_id}/stream": {"get"},
+        "/v1/messages/async/{message_id}/status": {"get"},
+        "/v1/messages/async/{message_id}/cancel": {"post"},
+        "/v1/messages/async/{message_id}/delete": {"delete"},
+        "/v1/stream-tokens": {"post"},
+        "/v1/events": {"get"},
+        "/v1/api-keys": {"get", "post"},
+        "/health/ready": {"get"},
+    }.items():
+        assert methods <= set(paths[path]), path
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            if "security" in operation:
+                url = live.url + path.replace("{message_id}", "x").replace("{key_id}", "x")
+                assert httpx.request(method.upper(), url).status_code == 401, (method, path)
+
+
+def test_the_readable_documentation_needs_nobody_else(live: System):
+    page = httpx.get(f"{live.url}/docs")
+    assert page.status_code == 200
+    assert "/v1/messages/async" in page.text
+    assert "src=" not in page.text
+    assert "@import" not in page.text
