@@ -3,7 +3,8 @@
 The document is made from the routes themselves: path, method, description and scope from the handler, bodies from the
 msgspec types that decode them, so that it cannot say what the program does not do. What a handler's signature does not
 tell stands in its options: ``body`` (the type of the JSON body), ``answer`` (the type of the answer), ``query`` (name →
-JSON schema). The page loads nothing from anywhere else.
+JSON schema), ``headers`` (name → description), ``also`` (further status → description, type or None). The page loads
+nothing from anywhere else.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ def _responses(handler: HTTPRouteHandler) -> dict[str, Any]:
     elif handler.media_type and status != "204":
         kind = getattr(handler.media_type, "value", str(handler.media_type))
         answer["content"] = {kind.partition(";")[0]: {}}
-    also = {str(code): {"description": text} for code, text in options.get("also", {}).items()}
+    also = {
+        str(code): {"description": text} | ({"content": _json(kind)} if kind else {})
+        for code, (text, kind) in options.get("also", {}).items()
+    }
     error = {"description": "An error, in the one shape all errors have.", "content": _json(Error)}
     return {status: answer, **also, "4XX": error, "5XX": error}
 

@@ -25,6 +25,7 @@ from app.chat.message import STATUSES, Message, iso
 from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
 from app.settings import Settings
+from app.web.answers import Cancelled, Initiated, MessagePage, MessageSoFar, MessageStatus, StreamToken
 from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
 from app.web.initiate import Initiate, check_message_id, digest_of, problems
 from app.web.parse import Query, decode, read_json, warning
@@ -39,11 +40,38 @@ FEED_TOKEN_S = 86_400
 PATH = "/v1/messages/async"
 ONE = f"{PATH}/{{message_id:str}}"
 TAGS = ["messages"]
-READ = {"scope": "messages:read"}
-WRITE = {"scope": "messages:write"}
-CANCEL = {"scope": "messages:write", "token": True}
+READ: dict[str, Any] = {"scope": "messages:read"}
+WRITE: dict[str, Any] = {"scope": "messages:write"}
+CANCEL = {"scope": "messages:write", "token": True, "answer": Cancelled}
 
+INITIATE: dict[str, Any] = {
+    "body": Initiate,
+    "answer": Initiated,
+    "query": {"message_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"}},
+    "headers": {"Idempotency-Key": "the same key and body give the same message, for a day"},
+}
+LISTED: dict[str, Any] = {
+    "answer": MessagePage,
+    "query": {
+        "status": {"type": "string", "enum": list(STATUSES)},
+        "thread_id": {"type": "string", "maxLength": 256},
+        "user_id": {"type": "string", "maxLength": 256},
+        "stream_type": {"type": "string", "maxLength": 256},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        "cursor": {"type": "string", "maxLength": 512},
+    },
+}
 AnyRequest = Request[Any, Any, Any]
+
+
+class TokenRequest(msgspec.Struct, kw_only=True):
+    """Either a list of messages or the feed."""
+
+    message_ids: Annotated[list[str], Meta(max_length=100)] = []
+    feed: bool = False
+
+
+TOKEN: dict[str, Any] = {"body": TokenRequest, "answer": StreamToken}
 
 
 class MessageRoutes:
@@ -114,7 +142,7 @@ class MessageRoutes:
         """The Litestar handlers."""
         routes = self
 
-        @post(PATH, opt=WRITE, status_code=200, operation_id="initiate", tags=TAGS)
+        @post(PATH, opt=WRITE | INITIATE, status_code=200, operation_id="initiate", tags=TAGS)
         async def initiate(request: AnyRequest) -> Response[bytes]:
             """Start a message: it is queued at once, generated in the background, and observed whenever you like."""
             caller = caller_of(request.scope)
@@ -124,7 +152,7 @@ class MessageRoutes:
             created = await routes.lifecycle.create(new)
             return json_reply(routes.initiated(caller, new, created), headers=warning(unknown))
 
-        @get(PATH, opt=READ, operation_id="list_messages", tags=TAGS)
+        @get(PATH, opt=READ | LISTED, operation_id="list_messages", tags=TAGS)
         async def list_messages(request: AnyRequest) -> Response[bytes]:
             """The caller's messages, newest first."""
             caller, query = caller_of(request.scope), Query(request.scope)
@@ -140,7 +168,7 @@ class MessageRoutes:
             page, following = await routes.list.page(caller.account, wanted, limit, cursor)
             return json_reply({"messages": [message.status_object() for message in page], "next_cursor": following})
 
-        @get(ONE, opt=READ, operation_id="get_message", tags=TAGS)
+        @get(ONE, opt=READ | {"answer": MessageSoFar}, operation_id="get_message", tags=TAGS)
         async def get_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """The message so far: what has been written of its answer, whatever its state."""
             message = await routes.visible(caller_of(request.scope), message_id)
@@ -148,7 +176,7 @@ class MessageRoutes:
             entries = await log.read_attempt(routes.lifecycle.redis, key, message.attempt)
             return json_reply(_message_object(message, content_of(entries)))
 
-        @get(f"{ONE}/status", opt=READ, operation_id="get_status", tags=TAGS)
+        @get(f"{ONE}/status", opt=READ | {"answer": MessageStatus}, operation_id="get_status", tags=TAGS)
         async def get_status(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """State, times and figures of a message, without observing it."""
             return json_reply((await routes.visible(caller_of(request.scope), message_id)).status_object())
@@ -171,7 +199,7 @@ class MessageRoutes:
             """The same under the address older clients use."""
             await routes.remove(caller_of(request.scope), message_id)
 
-        @post("/v1/stream-tokens", opt=READ, status_code=200, operation_id="create_stream_token", tags=TAGS)
+        @post("/v1/stream-tokens", opt=READ | TOKEN, status_code=200, operation_id="create_stream_token", tags=TAGS)
         async def create_stream_token(request: AnyRequest) -> Response[bytes]:
             """A signed token for browsers: to observe and cancel these messages, or to follow the account's feed."""
             return json_reply(await routes.make_token(request))
@@ -207,13 +235,6 @@ class MessageRoutes:
             expires = max(expires, *(m.deadline / 1000 for m in messages)) + TOKEN_GRACE_S
             token = self.accounts.issue_token(caller, message_ids=[m.id for m in messages], expires_at=expires)
         return {"token": token, "expires_at": iso(round(expires * 1000))}
-
-
-class TokenRequest(msgspec.Struct, kw_only=True):
-    """Either a list of messages or the feed."""
-
-    message_ids: Annotated[list[str], Meta(max_length=100)] = []
-    feed: bool = False
 
 
 def _identity(caller: Caller, request: AnyRequest, raw: bytes) -> tuple[str, str]:
