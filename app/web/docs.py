@@ -26,6 +26,8 @@ from app.web.reply import json_reply
 REF = "#/components/schemas/{name}"
 KEYED: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 TOKENED = [*KEYED, {"StreamToken": []}]
+FIRST = ("messages", "API keys")
+"""The order of the page; other groups follow as they come."""
 UNDOCUMENTED = frozenset({"HEAD", "OPTIONS"})
 
 
@@ -105,7 +107,7 @@ def _version() -> str:
     try:
         return version("reprise")
     except PackageNotFoundError:  # run from the source tree
-        return "0"
+        return "0.0.0"
 
 
 def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
@@ -181,13 +183,13 @@ def _header_parameters(options: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 def render(document: dict[str, Any]) -> str:
     """The document as a page to read."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {name: [] for name in FIRST}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append(_section(path, method, operation))
     links = " ".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in groups)
     sections = "".join(
-        f'<h2 id="{_anchor(name)}">{html.escape(name.capitalize())}</h2>{"".join(parts)}'
+        f'<h2 id="{_anchor(name)}">{html.escape(name[:1].upper() + name[1:])}</h2>{"".join(parts)}'
         for name, parts in groups.items()
     )
     schemas = "".join(
@@ -262,7 +264,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 2.5rem 1.25rem 6rem; }}
 h1 {{ font-size: 1.8rem; margin: 0; }} h1 small {{ font-size: .9rem; opacity: .6; font-weight: 400; }}
 h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .75rem; }}
-nav a {{ margin-right: 1rem; text-transform: capitalize; }} a {{ color: var(--accent); }}
+nav a {{ margin-right: 1rem; }} a {{ color: var(--accent); }}
 details {{ border: 1px solid var(--line); border-radius: .5rem; margin: .4rem 0; padding: 0 1rem; }}
 summary {{ cursor: pointer; padding: .6rem 0; overflow-wrap: anywhere; }}
 summary span {{ opacity: .7; }} code, pre {{ font: .88em/1.5 ui-monospace, monospace; }}

@@ -53,7 +53,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         opt=OPTIONS | {"body": NewKey, "headers": ONCE, "answer": Success[CreatedKey]},
         status_code=201,
         operation_id="createApiKey",
-        tags=["api keys"],
+        tags=["API keys"],
     )
     async def create(request: AnyRequest) -> Response[bytes]:
         """Create an API key. The answer is the only place that ever shows the key itself."""
@@ -79,7 +79,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         PATH,
         opt=OPTIONS | {"query": LISTED, "answer": SuccessPage[ShownKey]},
         operation_id="listApiKeys",
-        tags=["api keys"],
+        tags=["API keys"],
     )
     async def list_(request: AnyRequest) -> Response[bytes]:
         """List the account's API keys, newest first, without the keys themselves."""
@@ -99,7 +99,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         opt=OPTIONS | {"answer": Success[ShownKey]},
         status_code=200,
         operation_id="revokeApiKey",
-        tags=["api keys"],
+        tags=["API keys"],
     )
     async def revoke(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
         """Revoke an API key: at once in this process, within two seconds in every other. Its stream tokens die too."""
