@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import httpx
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -16,6 +18,7 @@ from app.errors import StartFailed, Unavailable
 from app.redis_keys import Keys
 from app.resources import open_resources, redis_client
 from app.settings import Settings
+from app.web import answers
 from app.web.health import Probes, readiness
 from tests.live import Live, live
 from tests.rig import lifecycle_on, new_message
@@ -141,6 +144,43 @@ async def test_the_document_covers_the_routes(web: Live) -> None:
             assert error == {"$ref": "#/components/schemas/Error"}
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', str(document).replace("'", '"')))
     assert references <= set(document["components"]["schemas"])
+
+
+async def test_answers_are_what_the_document_says(web: Live) -> None:
+    async with web.client() as client:
+        document = (await client.get("/openapi.json")).json()
+        one = {"messages": [{"role": "user", "content": "x"}]}
+        started = await client.post("/v1/messages/async", json=one)
+        message_id = started.json()["message_id"]
+        name = f"/v1/messages/async/{message_id}"
+        key = await client.post("/v1/api-keys", json={"name": "k", "scopes": ["messages:read"]})
+        cases: list[tuple[Any, httpx.Response]] = [
+            (answers.Initiated, started),
+            (answers.StatusObject, await client.get(f"{name}/status")),
+            (answers.MessageObject, await client.get(name)),
+            (answers.StatusPage, await client.get("/v1/messages/async")),
+            (answers.TokenAnswer, await client.post("/v1/stream-tokens", json={"message_ids": [message_id]})),
+            (answers.Cancelled, await client.post(f"{name}/cancel")),
+            (answers.Success[answers.CreatedKey], key),
+            (answers.SuccessPage[answers.ShownKey], await client.get("/v1/api-keys")),
+            (
+                answers.Success[answers.ShownKey],
+                await client.delete(f"/v1/api-keys/{key.json()['data']['id']}"),
+            ),
+            (answers.Live, await client.get("/health/live")),
+            (answers.Ready, await client.get("/health/ready")),
+        ]
+    for shape, answer in cases:
+        value = answer.json()
+        assert msgspec.to_builtins(msgspec.convert(value, shape)) == value  # no field more, none less
+    documented = {
+        content["schema"]["$ref"].rpartition("/")[2]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for status, response in operation["responses"].items()
+        if status.startswith("2") and "schema" in (content := response.get("content", {}).get("application/json", {}))
+    }
+    assert len(documented) == len(cases)
 
 
 async def test_the_page_of_the_document_loads_nothing_from_elsewhere(web: Live) -> None:

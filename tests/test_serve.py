@@ -30,11 +30,15 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def served(settings: Settings):  # type: ignore[no-untyped-def]
+async def served(settings: Settings, **variables: str):  # type: ignore[no-untyped-def]
     """``python -m app serve``: the process and its address."""
     settings = msgspec.structs.replace(settings, port=free_port(), root_key=ROOT_KEY)
     opened = await anyio.open_process(
-        [sys.executable, "-m", "app", "serve"], cwd=ROOT, env=settings.child_environment(), stdout=None, stderr=None
+        [sys.executable, "-m", "app", "serve"],
+        cwd=ROOT,
+        env=settings.child_environment() | variables,
+        stdout=None,
+        stderr=None,
     )
     process: Process = opened._process  # type: ignore[attr-defined]
     url = f"http://127.0.0.1:{settings.port}"
@@ -99,3 +103,18 @@ async def test_engines_that_are_away_are_one_plain_error(settings: Settings) -> 
     wrong = msgspec.structs.replace(settings, models_file="/nowhere.toml")
     with pytest.raises(StartFailed):
         await serve(wrong, stop=anyio.Event())
+
+
+async def test_any_process_answers_for_the_metrics_of_all(settings: Settings, tmp_path: Path) -> None:
+    place = str(tmp_path)
+    async with (
+        served(settings, PROMETHEUS_MULTIPROC_DIR=place) as (_, first),
+        served(settings, PROMETHEUS_MULTIPROC_DIR=place) as (_, second),
+        httpx.AsyncClient() as client,
+    ):
+        for url in (first, first, second):
+            assert (await client.get(f"{url}/v1/nope")).status_code == 404
+        for url in (first, second):
+            text = (await client.get(f"{url}/metrics")).text
+            assert 'reprise_http_requests_total{method="-",route="(none)",status="404"} 3.0' in text
+            assert "reprise_queue_depth 0.0" in text

@@ -3,7 +3,8 @@
 The document is made from the routes themselves: path, method, description and scope from the handler, bodies from the
 msgspec types that decode them, so that it cannot say what the program does not do. What a handler's signature does not
 tell stands in its options: ``body`` (the type of the JSON body), ``answer`` (the type of the answer), ``query`` (name →
-JSON schema). The page loads nothing from anywhere else.
+JSON schema), ``headers`` (name → description), ``also`` (further status → description, type or None). The page loads
+nothing from anywhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from app.web.reply import json_reply
 REF = "#/components/schemas/{name}"
 KEYED: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 TOKENED = [*KEYED, {"StreamToken": []}]
+FIRST = ("messages", "API keys")
+"""The order of the page; other groups follow as they come."""
 UNDOCUMENTED = frozenset({"HEAD", "OPTIONS"})
 
 
@@ -104,7 +107,7 @@ def _version() -> str:
     try:
         return version("reprise")
     except PackageNotFoundError:  # run from the source tree
-        return "0"
+        return "0.0.0"
 
 
 def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
@@ -138,7 +141,10 @@ def _responses(handler: HTTPRouteHandler) -> dict[str, Any]:
     elif handler.media_type and status != "204":
         kind = getattr(handler.media_type, "value", str(handler.media_type))
         answer["content"] = {kind.partition(";")[0]: {}}
-    also = {str(code): {"description": text} for code, text in options.get("also", {}).items()}
+    also = {
+        str(code): {"description": text} | ({"content": _json(kind)} if kind else {})
+        for code, (text, kind) in options.get("also", {}).items()
+    }
     error = {"description": "An error, in the one shape all errors have.", "content": _json(Error)}
     return {status: answer, **also, "4XX": error, "5XX": error}
 
@@ -177,13 +183,13 @@ def _header_parameters(options: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 def render(document: dict[str, Any]) -> str:
     """The document as a page to read."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {name: [] for name in FIRST}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append(_section(path, method, operation))
     links = " ".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in groups)
     sections = "".join(
-        f'<h2 id="{_anchor(name)}">{html.escape(name.capitalize())}</h2>{"".join(parts)}'
+        f'<h2 id="{_anchor(name)}">{html.escape(name[:1].upper() + name[1:])}</h2>{"".join(parts)}'
         for name, parts in groups.items()
     )
     schemas = "".join(
@@ -258,7 +264,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 2.5rem 1.25rem 6rem; }}
 h1 {{ font-size: 1.8rem; margin: 0; }} h1 small {{ font-size: .9rem; opacity: .6; font-weight: 400; }}
 h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .75rem; }}
-nav a {{ margin-right: 1rem; text-transform: capitalize; }} a {{ color: var(--accent); }}
+nav a {{ margin-right: 1rem; }} a {{ color: var(--accent); }}
 details {{ border: 1px solid var(--line); border-radius: .5rem; margin: .4rem 0; padding: 0 1rem; }}
 summary {{ cursor: pointer; padding: .6rem 0; overflow-wrap: anywhere; }}
 summary span {{ opacity: .7; }} code, pre {{ font: .88em/1.5 ui-monospace, monospace; }}

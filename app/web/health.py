@@ -18,11 +18,14 @@ from litestar.handlers import HTTPRouteHandler
 from app.chat.backlog import Backlog
 from app.errors import Unavailable
 from app.telemetry import Metrics
+from app.web.answers import Live, Ready
 from app.web.reply import json_reply, now
 
 PING_S = 2.0
 NEEDED = ("generate",)
 """Kinds of workers without which no message would be answered."""
+
+NOT_READY = {503: ("Not ready; the reasons.", Ready)}
 
 Ping = Callable[[], Awaitable[float]]
 
@@ -40,12 +43,17 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True):
 def health_handlers(probes: Probes, metrics: Metrics) -> list[HTTPRouteHandler]:
     """The Litestar handlers."""
 
-    @get("/health/live", opt={"public": True}, operation_id="live", tags=["operations"])
+    @get("/health/live", opt={"public": True, "answer": Live}, operation_id="live", tags=["operations"])
     async def live() -> dict[str, str]:
         """This process answers."""
         return {"status": "live", "timestamp": now()}
 
-    @get("/health/ready", opt={"public": True}, operation_id="ready", tags=["operations"])
+    @get(
+        "/health/ready",
+        opt={"public": True, "answer": Ready, "also": NOT_READY},
+        operation_id="ready",
+        tags=["operations"],
+    )
     async def ready() -> Response[bytes]:
         """Whether a message sent now would be answered; 503 and the reasons when not."""
         report = await readiness(probes)

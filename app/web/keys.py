@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from app.accounts import ALL_SCOPES, Accounts, ApiKey, Caller
 from app.errors import BadRequest, Forbidden, ValidationFailed
+from app.web.answers import CreatedKey, ShownKey, Success, SuccessPage
 from app.web.guard import caller_of, user_filter
 from app.web.parse import Query, decode, read_json, warning
 from app.web.reply import envelope, iso, json_reply, pagination
@@ -49,10 +50,10 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
 
     @post(
         PATH,
-        opt=OPTIONS | {"body": NewKey, "headers": ONCE},
+        opt=OPTIONS | {"body": NewKey, "headers": ONCE, "answer": Success[CreatedKey]},
         status_code=201,
         operation_id="createApiKey",
-        tags=["api keys"],
+        tags=["API keys"],
     )
     async def create(request: AnyRequest) -> Response[bytes]:
         """Create an API key. The answer is the only place that ever shows the key itself."""
@@ -74,7 +75,12 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         )
         return json_reply(envelope(shown(made) | {"key": text}), status=201, headers=warning(unknown))
 
-    @get(PATH, opt=OPTIONS | {"query": LISTED}, operation_id="listApiKeys", tags=["api keys"])
+    @get(
+        PATH,
+        opt=OPTIONS | {"query": LISTED, "answer": SuccessPage[ShownKey]},
+        operation_id="listApiKeys",
+        tags=["API keys"],
+    )
     async def list_(request: AnyRequest) -> Response[bytes]:
         """List the account's API keys, newest first, without the keys themselves."""
         caller = caller_of(request.scope)
@@ -90,10 +96,10 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
 
     @delete(
         f"{PATH}/{{key_id:str}}",
-        opt=OPTIONS,
+        opt=OPTIONS | {"answer": Success[ShownKey]},
         status_code=200,
         operation_id="revokeApiKey",
-        tags=["api keys"],
+        tags=["API keys"],
     )
     async def revoke(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
         """Revoke an API key: at once in this process, within two seconds in every other. Its stream tokens die too."""

@@ -7,11 +7,13 @@ or decided by the message's own record, so any web process can serve any message
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
+from msgspec import Meta
 
 from app import ids
 from app.accounts import Accounts, Caller
@@ -23,27 +25,27 @@ from app.chat.message import STATUSES, Message, iso
 from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
 from app.settings import Settings
+from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, TokenAnswer, UsageObject
 from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
 from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
 from app.web.parse import Query, decode, read_json, warning
 from app.web.problem import request_id
 from app.web.reply import json_reply
-from app.web.shapes import (
-    Cancelled,
-    Initiated,
-    MessageObject,
-    StatusObject,
-    StatusPage,
-    TokenAnswer,
-    TokenRequest,
-    UsageObject,
-)
 
 TOKEN_GRACE_S = 3_600
 """How much longer than the message's deadline its stream token lives, so that a browser can come back."""
 
 MAX_IDEMPOTENCY_KEY = 255
 FEED_TOKEN_S = 86_400
+
+
+class TokenRequest(msgspec.Struct, kw_only=True):
+    """Either a list of messages, or the feed."""
+
+    message_ids: Annotated[list[str], Meta(max_length=100)] = []
+    feed: bool = False
+
+
 PATH = "/v1/messages/async"
 ONE = f"{PATH}/{{message_id:str}}"
 TAGS = ["messages"]

@@ -84,7 +84,7 @@ def observe_handlers(door: Observing) -> list[HTTPRouteHandler]:
         "/v1/messages/async/{message_id:str}/stream",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         media_type="text/event-stream",
-        opt={"scope": "messages:read", "token": True},
+        opt={"scope": "messages:read", "token": True, "also": {204: ("Everything was seen already.", None)}},
         operation_id="observeMessage",
         summary="Observe a message: its events from a cursor on, live until its end",
         tags=["messages"],

@@ -137,7 +137,7 @@ def several_handlers(door: Observing) -> list[HTTPRouteHandler]:
         "/v1/messages/async/stream",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         media_type="text/event-stream",
-        opt={"scope": "messages:read", "token": True},
+        opt={"scope": "messages:read", "token": True, "also": {204: ("Everything was seen already.", None)}},
         operation_id="observeMessages",
         summary="Observe several messages on one connection",
         tags=["messages"],

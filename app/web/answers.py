@@ -1,13 +1,15 @@
-"""What the message routes answer, as types: the OpenAPI document is made from them, tests hold the answers to it."""
+"""The shapes of JSON answers: the OpenAPI document is made from them, and tests hold what is served to it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from app.chat.message import Status
+
+T = TypeVar("T")
 
 When = Annotated[str, Meta(description="ISO 8601, UTC, with Z", extra_json_schema={"format": "date-time"})]
 
@@ -71,13 +73,64 @@ class Cancelled(msgspec.Struct, kw_only=True):
     status: Literal["cancelled"] = "cancelled"
 
 
-class TokenRequest(msgspec.Struct, kw_only=True):
-    """Either a list of messages, or the feed."""
-
-    message_ids: Annotated[list[str], Meta(max_length=100)] = []
-    feed: bool = False
-
-
 class TokenAnswer(msgspec.Struct):
     token: str
     expires_at: When
+
+
+class Pagination(msgspec.Struct):
+    page: int
+    page_size: int
+    total_items: int
+    total_pages: int
+    has_next: bool
+    has_previous: bool
+
+
+class ShownKey(msgspec.Struct, kw_only=True):
+    """An API key without the key itself."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    user_id: str | None
+    status: Literal["active", "expired", "revoked"]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used: str | None
+
+
+class CreatedKey(ShownKey, kw_only=True):
+    """The one answer that holds the key."""
+
+    key: str
+
+
+class Success(msgspec.Struct, Generic[T], kw_only=True):
+    data: T
+    status: Literal["success"]
+    timestamp: str
+
+
+class SuccessPage(msgspec.Struct, Generic[T], kw_only=True):
+    data: list[T]
+    status: Literal["success"]
+    timestamp: str
+    pagination: Pagination
+
+
+class Live(msgspec.Struct):
+    status: Literal["live"]
+    timestamp: str
+
+
+class Ready(msgspec.Struct):
+    """``reasons`` says in words what is missing."""
+
+    status: Literal["ready", "not_ready"]
+    reasons: list[str]
+    checks: dict[str, dict[str, Any]]
+    workers: dict[str, int]
+    timestamp: str
