@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from time import monotonic
 from typing import cast
 
 import anyio
@@ -68,7 +69,7 @@ class Topic:
         self.waiting: set[Bell] = set()
         self.observers = 0
         self.limit = limit
-        self.heard_at = anyio.current_time()
+        self.heard_at = monotonic()
         self.doubted = False
         self._seqs: list[int] = []
         self._frames: list[bytes] = []
@@ -84,7 +85,7 @@ class Topic:
                     self._clear(entry.seq - 1)  # a hole: who stands before it is told by the pages
                 self._add(entry)
         self.position = entries[-1][0].decode()
-        self.heard_at = anyio.current_time()
+        self.heard_at = monotonic()
         self.doubted = False
         self._trim()
         self.wake()
@@ -218,7 +219,7 @@ class Fanout:
         while True:
             await anyio.sleep(0.25)
             watched = [t.message for t in self._topics.values() if t.message.unseen_s and t.end is None]
-            now = anyio.current_time()
+            now = monotonic()
             if not watched or now < due:
                 continue
             try:
@@ -230,7 +231,7 @@ class Fanout:
     async def _look_for_ever(self) -> None:
         while True:
             await anyio.sleep(LOOK_S / 5)
-            now = anyio.current_time()
+            now = monotonic()
             silent = [t for t in self._topics.values() if t.end is None and now - t.heard_at > LOOK_S]
             for start in range(0, len(silent), 200):
                 try:
@@ -249,7 +250,7 @@ class Fanout:
                     pipe.hmget(self.lifecycle.keys.message(topic.message.account, topic.message.id), ["c", "s", "n"])
                 rows = cast(list[list[bytes | None]], await pipe.execute())
         for topic, (created, status, last) in zip(topics, rows, strict=True):
-            if anyio.current_time() - topic.heard_at <= LOOK_S:
+            if monotonic() - topic.heard_at <= LOOK_S:
                 continue
             if created is None or int(created) != topic.message.created:
                 # its last event may still be on the way to us: the log outlives the record by some seconds
@@ -260,7 +261,7 @@ class Fanout:
                 topic.message.last_seq = n
                 self._doubt(topic, lambda t=topic, end=n if final else None: t.lose(end))  # type: ignore[misc]
             else:
-                topic.heard_at = anyio.current_time()  # nothing new: look again after as long a silence
+                topic.heard_at = monotonic()  # nothing new: look again after as long a silence
                 topic.doubted = False
 
     @staticmethod

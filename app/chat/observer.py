@@ -56,15 +56,17 @@ class Observer(ABC, Generic[T]):
     without it was let go (drain, deletion, loss) and may come back. The constructor and `read` raise Unavailable.
     """
 
+    __slots__ = ("_any", "_beyond", "_fanout", "_key", "_topic", "_whole", "bell", "cursor", "ended", "message", "over")
+
     def __init__(self, fanout: Fanout, message: Message, cursor: int, bell: Bell | None = None) -> None:
         self.cursor = cursor
-        self.message = message
         self.bell = bell or Bell()
         self.over = False
         self.ended = False
         self._fanout = fanout
         self._key = fanout.lifecycle.keys.log(message.account, message.id)
         self._topic: Topic | None = None if message.final else fanout.join(message)
+        self.message = self._topic.message if self._topic else message  # one record for all observers of a topic
         self._beyond = message.final and cursor > message.last_seq
         self._whole = False  # a gap was told: holes are stepped over from here on
         self._any = False
@@ -156,6 +158,8 @@ class Observer(ABC, Generic[T]):
 class FrameObserver(Observer[bytes]):
     """Reads native Server-Sent Event frames, joined; their bytes are shared by all observers."""
 
+    __slots__ = ()
+
     def _window(self, topic: Topic) -> _Part[bytes]:
         data, last = topic.frames_after(self.cursor)
         return _Part(data, last, last == topic.end)
@@ -171,6 +175,8 @@ class FrameObserver(Observer[bytes]):
 
 class EntryObserver(Observer[list[Entry]]):
     """Reads log entries, for translators into other formats."""
+
+    __slots__ = ()
 
     def _window(self, topic: Topic) -> _Part[list[Entry]]:
         batch = topic.entries_after(self.cursor)

@@ -54,9 +54,10 @@ def parse_cursor(text: str, field: str) -> int:
 
 def cursor_text(connection: Connection, after: str | None) -> tuple[str, str]:
     """The cursor as it was given and where: the header wins over the query."""
-    header = connection.headers.get("last-event-id")
-    if header:
-        return header, "Last-Event-ID"
+    # not `connection.headers`: the request keeps that object, a kilobyte for as long as the stream is open
+    for name, value in connection.scope["headers"]:
+        if name == b"last-event-id" and value:
+            return value.decode("latin-1"), "Last-Event-ID"
     return after or "", "after"
 
 

@@ -6,6 +6,7 @@ A browser cannot read the status of a refused handshake, so every refusal is acc
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -39,7 +40,7 @@ class SocketConnection:
     def __init__(self, door: Observing, gate: Gate, socket: Socket, observer: EntryObserver) -> None:
         self.scope = anyio.CancelScope()
         self.sending_since = 0.0
-        self.sent_at = anyio.current_time()
+        self.sent_at = monotonic()
         self.ping_due = False
         self._door = door
         self._gate = gate
@@ -52,18 +53,19 @@ class SocketConnection:
         self._observer.bell.ring()
 
     async def run(self) -> None:
+        self._door.streams.enter(self, "websocket")
         try:
-            with self._door.streams.watching(self, "websocket"):
-                async with anyio.create_task_group() as group:
-                    self.scope = group.cancel_scope
-                    group.start_soon(self._listen)
-                    await self._write()
-                    group.cancel_scope.cancel()
-                if not self._left:
-                    with anyio.move_on_after(self._door.streams.send_timeout_s):
-                        await close(self._socket, self._code)
+            async with anyio.create_task_group() as group:
+                self.scope = group.cancel_scope
+                group.start_soon(self._listen)
+                await self._write()
+                group.cancel_scope.cancel()
+            if not self._left:
+                with anyio.move_on_after(self._door.streams.send_timeout_s):
+                    await close(self._socket, self._code)
         finally:
             self._observer.close()
+            self._door.streams.leave(self, "websocket")
 
     async def _listen(self) -> None:
         while True:
@@ -112,10 +114,10 @@ class SocketConnection:
             self._code = REFUSED + 404  # deleted meanwhile
 
     async def _put(self, text: str) -> None:
-        self.sending_since = anyio.current_time()
+        self.sending_since = monotonic()
         await self._socket.send_text(text)
         self.sending_since = 0.0
-        self.sent_at = anyio.current_time()
+        self.sent_at = monotonic()
 
 
 async def close(socket: Socket, code: int) -> None:
