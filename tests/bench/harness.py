@@ -107,9 +107,7 @@ class Gateway:
             "".join(f'[models."{m}"]\nmodel = "{m}"\napi_base = "{upstream.base_url}"\n' for m in dict.fromkeys(models))
         )
         names = {f"REPRISE_{name.upper()}": value for name, value in settings.items()}
-        self.env = _environment(
-            REPRISE_ROOT_KEY=KEY, REPRISE_MODELS_FILE=str(models_file), REPRISE_LOG_LEVEL="warning", **names
-        )
+        self.env = _environment(REPRISE_ROOT_KEY=KEY, REPRISE_MODELS_FILE=str(models_file), **names)
         self.log = directory / "run.log"
         self._process: subprocess.Popen[bytes] | None = None
 
