@@ -18,8 +18,8 @@ from rich.table import Table
 
 from tests.bench.harness import ROOT
 
-BEGIN = "<!-- benchmark: written by scripts/bench --readme -->"
-END = "<!-- /benchmark -->"
+BEGIN = "<!-- bench -->"
+END = "<!-- /bench -->"
 
 
 class Figure(msgspec.Struct, kw_only=True):
