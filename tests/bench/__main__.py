@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.bench import control, fanout, tokens
-from tests.bench.harness import ROOT, Upstream, allow_many_files
+from tests.bench.harness import ROOT, Upstream, allow_many_files, busy_share
 from tests.bench.options import Options, say
 from tests.bench.report import Figure, Report, show, this_machine, write_json, write_readme
 
@@ -73,6 +73,7 @@ def _measure(names: Sequence[str], options: Options, report: Report) -> bool:
         for name in names:
             measure = MEASURES[name]
             say(f"{name}: {(measure.__doc__ or '').splitlines()[0]}")
+            report.machine.others = max(report.machine.others, busy_share())
             began = time.monotonic()
             try:
                 report.figures += measure(upstream, options)

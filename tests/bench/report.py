@@ -57,9 +57,12 @@ class Machine(msgspec.Struct):
     python: str
     commit: str
     at: str
+    others: float = 0.0
+    """The largest share (0–1) of the cores that other programs had in use before a measure."""
 
     def __str__(self) -> str:
-        return f"{self.cpu}, {self.cores} cores, Python {self.python}, commit {self.commit}, {self.at[:10]}"
+        others = f", others using up to {self.others:.0%} of the cores" if self.others >= 0.05 else ""
+        return f"{self.cpu}, {self.cores} cores, Python {self.python}, commit {self.commit}, {self.at[:10]}{others}"
 
 
 class Report(msgspec.Struct):

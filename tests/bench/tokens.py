@@ -11,7 +11,7 @@ from tests.bench.harness import KEY, Cpu, Gateway, Upstream, asked_by, gateway
 from tests.bench.options import Options
 from tests.bench.report import Figure, median, number, percentile
 from tests.bench.wire import observe
-from tests.upstream import text
+from tests.upstream_plans import text
 
 AT_ONCE = 20
 PACED = "slowstart1-t500-p50"
@@ -19,7 +19,7 @@ PACED_TOKENS = 500
 FAST = "slowstart1-t5000"
 FAST_TOKENS = 5_000
 FIRST = "t3-stamp"
-STORED = "t500-p100"
+STORED = "t500-p50"
 
 
 def p3(upstream: Upstream, options: Options) -> list[Figure]:
