@@ -161,7 +161,7 @@ async def system(
         models = place / "models.toml"
         models.write_text("".join(_aliases(up.base_url)))
         settings = Settings(
-            redis_url=engines.urls.redis_url,
+            redis_url=changes.pop("redis_url", engines.urls.redis_url),
             database_url=engines.urls.database_url,
             data_dir=str(place / "data"),
             root_key=KEY,

@@ -10,8 +10,8 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
-from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
+from redis.asyncio import RedisCluster
 
 from app.redis_door import Redis, redis_door
 
@@ -66,13 +66,15 @@ class Scripts:
     async def run_durably(self, name: str, base: str, *args: str | bytes | int | float) -> Any:
         """`run`, then a bounded WAIT for the replicas on the connection that wrote, where the settings ask for it."""
         replicas, ms = self._wait
-        if replicas == 0 or isinstance(self.redis, aioredis.RedisCluster):
+        if replicas == 0:
             return await self.run(name, base, *args)
         script = self.script(name)
+        # on a cluster the wait must reach the master that owns the partition, and on the same connection
+        where = {"target_nodes": self.redis.get_node_from_key(base)} if isinstance(self.redis, RedisCluster) else {}
         with redis_door():
             async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.eval(script.text, 1, base, *args)
-                pipe.execute_command("WAIT", replicas, ms)
+                pipe.execute_command("EVAL", script.text, 1, base, *args)
+                pipe.execute_command("WAIT", replicas, ms, **where)
                 reply, _ = await pipe.execute()
                 return reply
 
