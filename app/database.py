@@ -23,7 +23,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from app.errors import StartFailed, Unavailable
+from app.errors import BadRequest, StartFailed, Unavailable
 from app.settings import Settings
 
 POOL_SIZE = 10
@@ -52,9 +52,14 @@ _DOWN = (
 
 @contextmanager
 def translate() -> Iterator[None]:
-    """Turns PostgreSQL being down, restarting, full or too slow into `Unavailable`."""
+    """Turns PostgreSQL being down, restarting, full or too slow into `Unavailable`.
+
+    Text with the one character PostgreSQL cannot hold is the caller's mistake: BadRequest.
+    """
     try:
         yield
+    except asyncpg.CharacterNotInRepertoireError as error:
+        raise BadRequest("text may not contain the NUL character") from error
     except _DOWN as error:
         raise _unavailable(error) from error
     except asyncpg.InterfaceError as error:

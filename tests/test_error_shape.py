@@ -135,6 +135,15 @@ async def test_a_key_used_with_another_body(web: Live) -> None:
         check(await client.post("/v1/api-keys", json=body | {"name": "b"}, headers=headers), 409, "CONFLICT")
 
 
+async def test_a_character_no_database_holds(web: Live) -> None:
+    async with web.client() as client:
+        check(await client.delete("/v1/api-keys/key%00"), 400, "BAD_REQUEST")
+        answer = await client.get("/v1/api-keys?user_id=a%00b")
+        assert check(answer, 422, "VALIDATION_ERROR")["error"]["details"]["field"] == "user_id"
+        body = {"name": "k", "scopes": ["messages:read"], "user_id": "a\x00"}
+        check(await client.post("/v1/api-keys", json=body), 422, "VALIDATION_ERROR")
+
+
 async def test_a_bad_cursor(web: Live) -> None:
     async with web.client() as client:
         check(await client.get("/v1/messages/async/msg_x/stream?after=-1"), 400, "BAD_REQUEST")

@@ -192,6 +192,8 @@ class Query:
         value = self._values.get(name, [""])[0]
         if len(value) > longest:
             self._errors.append((name, f"must have at most {longest} characters"))
+        elif "\x00" in value:
+            self._errors.append((name, "must not contain the NUL character"))
         return value or None
 
     def integer(self, name: str, default: int, *, least: int, most: int) -> int:
