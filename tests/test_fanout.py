@@ -242,12 +242,12 @@ async def test_redis_killed_and_restarted_in_the_middle_loses_and_doubles_nothin
 
 async def test_redis_down_turns_observers_away(settings: Settings, short_tmp: Path) -> None:
     """PROTOCOL O15."""
-    async with own_redis(short_tmp) as (url, processes):
-        async with stage(msgspec.structs.replace(settings, redis_url=url)) as web:
-            author = await finished(web.lifecycle)
-            processes[-1].kill()
-            processes[-1].wait()
-            for path in (author.path, f"/v1/messages/async/stream?ids={author.id}", "/v1/events"):
-                response = await web.get(path)
-                assert (response.status_code, response.content) == (200, AWAY)
-            assert web.observers == 0
+    own = msgspec.structs.replace(settings, redis_url=f"unix://{short_tmp / 's'}")
+    async with own_redis(short_tmp) as (_, processes), stage(own) as web:
+        author = await finished(web.lifecycle)
+        processes[-1].kill()
+        processes[-1].wait()
+        for path in (author.path, f"/v1/messages/async/stream?ids={author.id}", "/v1/events"):
+            response = await web.get(path)
+            assert (response.status_code, response.content) == (200, AWAY)
+        assert web.observers == 0
