@@ -8,7 +8,7 @@ Choices:
    up at once. Cancelling the blocked command instead would cost a new connection every time.
 3. Positions are explicit ids, never ``$``: after a lost connection the reader goes on exactly where it was. A repeated
    read cannot double anything, for the position moves only with what was delivered.
-4. A reader of many streams rests a moment between two reads (`REST_S`): twenty answers that each get a token every 20 ms
+4. A reader of many streams rests a moment between two reads (`REST_S`): twenty answers with a token every 20 ms each
    would else cost a read, 70 µs and more, for every single token. One stream alone is never delayed.
 5. A reader without streams ends within `BLOCK_MS`.
 """

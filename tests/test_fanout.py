@@ -22,6 +22,7 @@ from app.chat.observer import FrameObserver, Gap
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tail import PER_READER
+from app.web.sse import AWAY
 from tests.rig import until
 from tests.stage import Author, Stage, finished, stage
 
@@ -237,3 +238,16 @@ async def test_redis_killed_and_restarted_in_the_middle_loses_and_doubles_nothin
                 await author.finish()
             for number in range(5):
                 assert got[number] == await author.wire(number % 2)
+
+
+async def test_redis_down_turns_observers_away(settings: Settings, short_tmp: Path) -> None:
+    """PROTOCOL O15."""
+    own = msgspec.structs.replace(settings, redis_url=f"unix://{short_tmp / 's'}")
+    async with own_redis(short_tmp) as (_, processes), stage(own) as web:
+        author = await finished(web.lifecycle)
+        processes[-1].kill()
+        processes[-1].wait()
+        for path in (author.path, f"/v1/messages/async/stream?ids={author.id}", "/v1/events"):
+            response = await web.get(path)
+            assert (response.status_code, response.content) == (200, AWAY)
+        assert web.observers == 0

@@ -58,6 +58,7 @@ async def live_one(web: Stage, message_id: str = "", **changes: Any) -> Author:
 
 
 async def test_life_of_a_message_live(web: Stage) -> None:
+    """PROTOCOL A1."""
     got: list[dict[str, Any]] = []
 
     async def follow() -> None:
@@ -77,6 +78,7 @@ async def test_life_of_a_message_live(web: Stage) -> None:
 
 
 async def test_resuming_at_every_event_gives_exactly_the_rest(web: Stage) -> None:
+    """PROTOCOL A1."""
     begin = await start_position(web)
     for n in range(3):
         await live_one(web, f"m{n}")
@@ -88,6 +90,7 @@ async def test_resuming_at_every_event_gives_exactly_the_rest(web: Stage) -> Non
 
 
 async def test_without_a_cursor_only_what_comes_from_now_on(web: Stage) -> None:
+    """PROTOCOL A2."""
     await live_one(web, "before")
     got: list[dict[str, Any]] = []
 
@@ -102,6 +105,7 @@ async def test_without_a_cursor_only_what_comes_from_now_on(web: Stage) -> None:
 
 
 async def test_kinds_and_bound_users(web: Stage) -> None:
+    """PROTOCOL A5."""
     begin = await start_position(web)
     await live_one(web, "m1")
     await live_one(web, "m2", user="bob")
@@ -112,6 +116,7 @@ async def test_kinds_and_bound_users(web: Stage) -> None:
 
 
 async def test_cursor_that_is_not_kept_gets_a_gap_first(web: Stage) -> None:
+    """PROTOCOL A3."""
     await live_one(web, "m1")
     got = await frames(web, 4, cursor="1-0")
     assert got[0]["event"] == "gap"
@@ -123,6 +128,7 @@ async def test_cursor_that_is_not_kept_gets_a_gap_first(web: Stage) -> None:
 
 
 async def test_cursor_of_an_empty_feed_is_good_for_a_day(web: Stage) -> None:
+    """PROTOCOL A2, A3."""
     begin = await start_position(web)
     assert begin.startswith("n")
     await live_one(web, "m1")
@@ -133,6 +139,7 @@ async def test_cursor_of_an_empty_feed_is_good_for_a_day(web: Stage) -> None:
 
 @pytest.mark.parametrize("bad", ["x", "-1", "1", "1-", "1-2-3", "n", "٣-1", "1-" + "9" * 30])
 async def test_malformed_cursor_is_400(web: Stage, bad: str) -> None:
+    """PROTOCOL A4."""
     response = await web.get(f"{PATH}?after={bad}")
     assert (response.status_code, response.json()["error"]["details"]["field"]) == (400, "after")
 
@@ -165,6 +172,7 @@ async def test_one_reader_serves_all_followers(web: Stage) -> None:
 
 
 async def test_drain_ends_followers(web: Stage) -> None:
+    """PROTOCOL A6."""
     async with web.client() as client, client.stream("GET", PATH) as response:
         await until(lambda: web.observers == 1)
         web.drain()
@@ -174,12 +182,14 @@ async def test_drain_ends_followers(web: Stage) -> None:
 
 
 async def test_head_opens_no_stream(web: Stage) -> None:
+    """PROTOCOL A6."""
     async with web.client() as client:
         response = await client.head(PATH)
     assert (response.status_code, web.observers) == (200, 0)
 
 
 async def test_ping(settings: Settings) -> None:
+    """PROTOCOL A6."""
     quick = msgspec.structs.replace(settings, ping_s=0.2)
     async with stage(quick) as web, web.client() as client, client.stream("GET", PATH) as response:
         with anyio.fail_after(5):

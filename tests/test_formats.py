@@ -113,11 +113,13 @@ def rendered(name: str, form: str) -> bytes:
 @pytest.mark.parametrize("form", ["anthropic", "openai"])
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_golden(name: str, form: str) -> None:
+    """PROTOCOL F3, F4."""
     assert rendered(name, form) == (GOLDEN / f"{name}.{form}.sse").read_bytes()
 
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_openai_ids_stand_on_the_last_frame_of_their_event(name: str) -> None:
+    """PROTOCOL F2."""
     translator = OpenAI(message())
     for entry in SCRIPTS[name]:
         frames = translator.event(entry).split(b"\n\n")[:-1]
@@ -127,6 +129,7 @@ def test_openai_ids_stand_on_the_last_frame_of_their_event(name: str) -> None:
 
 
 def test_plain_text_cannot_say_restart_gap_error_or_cancel() -> None:
+    """PROTOCOL F5."""
     text = PlainText(0)
     said = [text.event(entry) for entry in SCRIPTS["text"]]
     assert b"".join(part or b"" for part in said) == 'Hello "wörld"\n'.encode()
@@ -167,6 +170,7 @@ async def written(web: Stage, name: str) -> Author:
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
 async def test_openai_resumes_exactly_at_every_id(web: Stage, name: str) -> None:
+    """PROTOCOL F2."""
     author = await written(web, name)
     path = f"{author.path}?format=openai"
     whole = body(await web.get(path))
@@ -229,6 +233,7 @@ async def test_openai_live_equals_replayed(web: Stage) -> None:
 
 
 async def test_text_is_the_text(web: Stage) -> None:
+    """PROTOCOL F5."""
     author = await finished(web.lifecycle, 700)
     response = await web.get(f"{author.path}?format=text")
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
@@ -237,12 +242,14 @@ async def test_text_is_the_text(web: Stage) -> None:
 
 
 async def test_text_of_a_restarted_message_is_its_last_attempt(web: Stage) -> None:
+    """PROTOCOL F5."""
     author = await written(web, "restart")
     assert (await web.get(f"{author.path}?format=text")).text == "Hello"
 
 
 @pytest.mark.parametrize("name", ["cancelled", "error"])
 async def test_text_that_cannot_be_completed_is_cut(web: Stage, name: str) -> None:
+    """PROTOCOL F5."""
     author = await written(web, name)
     with pytest.raises(httpx.RemoteProtocolError):
         await web.get(f"{author.path}?format=text")
@@ -250,6 +257,7 @@ async def test_text_that_cannot_be_completed_is_cut(web: Stage, name: str) -> No
 
 
 async def test_text_is_cut_by_gap_and_by_live_restart_and_drain(web: Stage) -> None:
+    """PROTOCOL F5."""
     author = await finished(web.lifecycle)
     with pytest.raises(httpx.RemoteProtocolError):
         await web.get(f"{author.path}?format=text&after=999")

@@ -22,6 +22,7 @@ async def web(settings: Settings) -> AsyncIterator[Stage]:
 
 
 async def test_finished_message_is_replayed_and_closed(web: Stage) -> None:
+    """PROTOCOL O5, O12."""
     author = await finished(web.lifecycle)
     response = await web.get(author.path)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -31,6 +32,7 @@ async def test_finished_message_is_replayed_and_closed(web: Stage) -> None:
 
 
 async def test_every_cursor_gives_exactly_the_rest(web: Stage) -> None:
+    """PROTOCOL O3, E1, E4."""
     author = await finished(web.lifecycle)
     for cursor in range(author.seq):
         assert body(await web.get(f"{author.path}?after={cursor}")) == await author.wire(cursor)
@@ -38,12 +40,14 @@ async def test_every_cursor_gives_exactly_the_rest(web: Stage) -> None:
 
 
 async def test_header_wins_over_query(web: Stage) -> None:
+    """PROTOCOL O1."""
     author = await finished(web.lifecycle)
     assert body(await web.get(f"{author.path}?after=1", last_event_id="4")) == await author.wire(4)
     assert body(await web.get(f"{author.path}?after=x", last_event_id="4")) == await author.wire(4)
 
 
 async def test_last_event_of_a_finished_message_is_204(web: Stage) -> None:
+    """PROTOCOL O6."""
     author = await finished(web.lifecycle)
     for name in ("anthropic", "openai", "text"):
         response = await web.get(f"{author.path}?after={author.seq}&format={name}")
@@ -51,6 +55,7 @@ async def test_last_event_of_a_finished_message_is_204(web: Stage) -> None:
 
 
 async def test_cursor_beyond_a_finished_message_is_a_gap_and_the_whole_log(web: Stage) -> None:
+    """PROTOCOL O7, E5."""
     author = await finished(web.lifecycle)
     got = body(await web.get(f"{author.path}?after=999"))
     assert got == gap_frame(999, 1, author.seq) + await author.wire()
@@ -58,6 +63,7 @@ async def test_cursor_beyond_a_finished_message_is_a_gap_and_the_whole_log(web: 
 
 @pytest.mark.parametrize("bad", ["-1", "x", "1.5", "1e3", "0x10", "٣", "9" * 5000, "%00"])
 async def test_malformed_cursor_is_400(web: Stage, bad: str) -> None:
+    """PROTOCOL O2."""
     author = await finished(web.lifecycle)
     response = await web.get(f"{author.path}?after={bad}")
     assert response.status_code == 400
@@ -65,6 +71,7 @@ async def test_malformed_cursor_is_400(web: Stage, bad: str) -> None:
 
 
 async def test_malformed_header_is_400(web: Stage) -> None:
+    """PROTOCOL O2."""
     author = await finished(web.lifecycle)
     response = await web.get(author.path, last_event_id="-1")
     assert response.status_code == 400
@@ -72,6 +79,7 @@ async def test_malformed_header_is_400(web: Stage) -> None:
 
 
 async def test_unknown_format_is_400_naming_the_known(web: Stage) -> None:
+    """PROTOCOL F1."""
     author = await finished(web.lifecycle)
     response = await web.get(f"{author.path}?format=ui")
     assert response.status_code == 400
@@ -79,6 +87,7 @@ async def test_unknown_format_is_400_naming_the_known(web: Stage) -> None:
 
 
 async def test_unknown_and_others_messages_are_404(web: Stage) -> None:
+    """PROTOCOL O10."""
     author = await finished(web.lifecycle)
     assert (await web.get("/v1/messages/async/nothing/stream")).status_code == 404
     assert (await web.get(author.path, key="other")).status_code == 404
@@ -87,6 +96,7 @@ async def test_unknown_and_others_messages_are_404(web: Stage) -> None:
 
 
 async def test_head_opens_no_stream(web: Stage) -> None:
+    """PROTOCOL O16."""
     author = await Author.create(web.lifecycle)
     async with web.client() as client:
         response = await client.head(author.path)
@@ -95,6 +105,7 @@ async def test_head_opens_no_stream(web: Stage) -> None:
 
 
 async def test_pending_message_is_followed_live_to_its_end(web: Stage) -> None:
+    """PROTOCOL O4."""
     author = await Author.create(web.lifecycle)
     async with web.client() as client, client.stream("GET", author.path) as response:
         lines = response.aiter_lines()
@@ -122,6 +133,7 @@ async def _observe(web: Stage, path: str, into: list[bytes]) -> None:
 
 
 async def test_cursor_above_an_unfinished_tail_follows(web: Stage) -> None:
+    """PROTOCOL O8."""
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []
@@ -134,6 +146,7 @@ async def test_cursor_above_an_unfinished_tail_follows(web: Stage) -> None:
 
 
 async def test_message_that_ends_at_or_below_the_cursor_gives_gap_and_whole_log(web: Stage) -> None:
+    """PROTOCOL O8."""
     for cursor in (5, 6, 700, 2_000_000):
         author = await Author.create(web.lifecycle)
         await author.start()
@@ -147,6 +160,7 @@ async def test_message_that_ends_at_or_below_the_cursor_gives_gap_and_whole_log(
 
 
 async def test_restart_is_crossed_and_resumed(web: Stage) -> None:
+    """PROTOCOL E2, E3."""
     author = await Author.create(web.lifecycle)
     await author.start()
     await author.say("one", "two")
@@ -163,6 +177,7 @@ async def test_restart_is_crossed_and_resumed(web: Stage) -> None:
 
 
 async def test_log_that_begins_late_is_a_gap(web: Stage) -> None:
+    """PROTOCOL O9."""
     author = await finished(web.lifecycle)
     await web.lifecycle.redis.xtrim(web.lifecycle.keys.log("acc", author.id), minid="4-0", approximate=False)
     left = await author.wire()
@@ -172,6 +187,7 @@ async def test_log_that_begins_late_is_a_gap(web: Stage) -> None:
 
 
 async def test_log_that_is_gone_is_a_gap_and_the_end(web: Stage) -> None:
+    """PROTOCOL O9."""
     author = await finished(web.lifecycle)
     await web.lifecycle.redis.delete(web.lifecycle.keys.log("acc", author.id))
     assert body(await web.get(author.path)) == gap_frame(0, None, None)
@@ -179,6 +195,7 @@ async def test_log_that_is_gone_is_a_gap_and_the_end(web: Stage) -> None:
 
 
 async def test_history_lost_of_an_unfinished_message_is_told_and_then_followed(web: Stage) -> None:
+    """PROTOCOL O9."""
     author = await Author.create(web.lifecycle)
     await author.start()
     await author.say("a", "b")
@@ -201,6 +218,7 @@ async def test_history_lost_of_an_unfinished_message_is_told_and_then_followed(w
 
 
 async def test_deleting_a_running_message_ends_its_observers(web: Stage) -> None:
+    """PROTOCOL O11."""
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []
@@ -213,6 +231,7 @@ async def test_deleting_a_running_message_ends_its_observers(web: Stage) -> None
 
 
 async def test_message_that_vanishes_ends_its_observers(web: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PROTOCOL O17."""
     monkeypatch.setattr(fanout, "LOOK_S", 0.5)
     author = await Author.create(web.lifecycle)
     await author.start()
@@ -226,6 +245,7 @@ async def test_message_that_vanishes_ends_its_observers(web: Stage, monkeypatch:
 
 
 async def test_end_that_was_missed_does_not_hang(web: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PROTOCOL O17."""
     monkeypatch.setattr(fanout, "LOOK_S", 0.5)
     author = await Author.create(web.lifecycle)
     await author.start()
@@ -239,6 +259,7 @@ async def test_end_that_was_missed_does_not_hang(web: Stage, monkeypatch: pytest
 
 
 async def test_drain_ends_streams_and_turns_new_ones_away(web: Stage) -> None:
+    """PROTOCOL O15."""
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []
@@ -256,6 +277,7 @@ async def test_drain_ends_streams_and_turns_new_ones_away(web: Stage) -> None:
 
 
 async def test_ping_comes_after_silence(settings: Settings) -> None:
+    """PROTOCOL O12."""
     quick = msgspec.structs.replace(settings, ping_s=0.2)
     async with stage(quick) as web:
         author = await Author.create(web.lifecycle)

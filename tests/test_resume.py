@@ -118,6 +118,7 @@ async def play(web: Stage, steps: list[tuple[str, ...]]) -> None:
 
 @pytest.mark.parametrize("page", [500, 5])
 async def test_any_interleaving(web: Stage, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """PROTOCOL O3."""
     for module in (replay, fanout_module):
         monkeypatch.setattr(module, "PAGE", page)
     monkeypatch.setattr(fanout_module, "WINDOW_BYTES", 8_000)
@@ -133,6 +134,7 @@ async def test_any_interleaving(web: Stage, monkeypatch: pytest.MonkeyPatch, pag
 
 
 async def test_cut_and_resume_at_every_event_over_http(web: Stage) -> None:
+    """PROTOCOL O3."""
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []

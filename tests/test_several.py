@@ -33,6 +33,7 @@ def parse(data: bytes) -> list[tuple[str | None, str, dict[str, Any]]]:
 
 
 async def test_each_message_comes_whole_and_in_order(web: Stage) -> None:
+    """PROTOCOL S1."""
     authors = [await finished(web.lifecycle, words) for words in (1, 700, 3)]
     got = parse(body(await web.get(f"{PATH}?ids={','.join(author.id for author in authors)}")))
     for author in authors:
@@ -41,6 +42,7 @@ async def test_each_message_comes_whole_and_in_order(web: Stage) -> None:
 
 
 async def test_resuming_at_every_vector_gives_exactly_the_rest(web: Stage) -> None:
+    """PROTOCOL S2, S4."""
     one, two = await finished(web.lifecycle, 2), await finished(web.lifecycle, 1)
     path = f"{PATH}?ids={one.id},{two.id}"
     whole = parse(body(await web.get(path)))
@@ -58,6 +60,7 @@ async def test_resuming_at_every_vector_gives_exactly_the_rest(web: Stage) -> No
 
 
 async def test_live_messages_share_the_connection_and_it_ends_with_the_last(web: Stage) -> None:
+    """PROTOCOL S4."""
     authors = [await Author.create(web.lifecycle) for _ in range(3)]
     got: list[bytes] = []
 
@@ -83,6 +86,7 @@ async def test_live_messages_share_the_connection_and_it_ends_with_the_last(web:
 
 
 async def test_missing_vector_entry_means_from_the_start(web: Stage) -> None:
+    """PROTOCOL S2."""
     one, two = await finished(web.lifecycle, 1), await finished(web.lifecycle, 1)
     got = parse(body(await web.get(f"{PATH}?ids={one.id},{two.id}&after={one.id}:{one.seq},other:7")))
     assert [data["message_id"] for _, _, data in got] == [two.id] * two.seq
@@ -90,6 +94,7 @@ async def test_missing_vector_entry_means_from_the_start(web: Stage) -> None:
 
 
 async def test_unreadable_id_gets_one_frame_without_id(web: Stage) -> None:
+    """PROTOCOL S3."""
     mine, foreign = await finished(web.lifecycle, 1), await finished(web.lifecycle, 1, account="other")
     got = parse(body(await web.get(f"{PATH}?ids=nothing,{mine.id},{foreign.id}")))
     assert got[:2] == [
@@ -100,10 +105,12 @@ async def test_unreadable_id_gets_one_frame_without_id(web: Stage) -> None:
 
 
 async def test_none_readable_is_404(web: Stage) -> None:
+    """PROTOCOL S3."""
     assert (await web.get(f"{PATH}?ids=a,b")).status_code == 404
 
 
 async def test_gap_names_its_message_and_has_no_id(web: Stage) -> None:
+    """PROTOCOL S6."""
     one, two = await finished(web.lifecycle, 1), await finished(web.lifecycle, 1)
     got = parse(body(await web.get(f"{PATH}?ids={one.id},{two.id}&after={one.id}:999,{two.id}:{two.seq}")))
     assert got[0] == (
@@ -116,11 +123,13 @@ async def test_gap_names_its_message_and_has_no_id(web: Stage) -> None:
 
 @pytest.mark.parametrize("query", ["", "?ids=", "?ids=,", "?ids=" + ",".join(f"m{n}" for n in range(101))])
 async def test_wrong_ids_are_400(web: Stage, query: str) -> None:
+    """PROTOCOL S5."""
     response = await web.get(PATH + query)
     assert (response.status_code, response.json()["error"]["details"]["field"]) == (400, "ids")
 
 
 @pytest.mark.parametrize("vector", ["5", "a", "a:", "a:-1", ":4", "a:1;b:2", "a:1,b"])
 async def test_malformed_vector_is_400(web: Stage, vector: str) -> None:
+    """PROTOCOL S5."""
     response = await web.get(f"{PATH}?ids=a&after={vector}")
     assert (response.status_code, response.json()["error"]["details"]["field"]) == (400, "after")

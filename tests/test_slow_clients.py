@@ -56,6 +56,7 @@ def memory_mb() -> float:
 
 @pytest.mark.parametrize("tail", ["", "?format=openai", "?format=text"])
 async def test_client_that_never_reads_is_let_go(web: Stage, tail: str) -> None:
+    """PROTOCOL O14."""
     author = await big_message(web)
     async with raw(web, author.path + tail):
         await until(lambda: web.observers == 1)
@@ -64,6 +65,7 @@ async def test_client_that_never_reads_is_let_go(web: Stage, tail: str) -> None:
 
 
 async def test_several_and_socketless_feed_clients_that_never_read_are_let_go(web: Stage) -> None:
+    """PROTOCOL O14, A6."""
     author = await big_message(web)
     base = web.lifecycle.keys.account_base("acc")
     async with (
@@ -79,6 +81,7 @@ async def test_several_and_socketless_feed_clients_that_never_read_are_let_go(we
 
 
 async def test_client_that_stalls_and_vanishes_is_noticed_at_once(settings: Settings) -> None:
+    """PROTOCOL O13."""
     async with stage(msgspec.structs.replace(settings, send_timeout_s=60)) as web:
         author = await big_message(web)
         async with raw(web, author.path) as connection:
@@ -88,6 +91,7 @@ async def test_client_that_stalls_and_vanishes_is_noticed_at_once(settings: Sett
 
 
 async def test_one_byte_a_moment_does_not_hold_the_others_back(web: Stage) -> None:
+    """PROTOCOL O14."""
     author = await Author.create(web.lifecycle)
     await author.start()
     got: list[bytes] = []

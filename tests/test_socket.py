@@ -45,6 +45,7 @@ async def expected(web: Stage, author: Author, after: int = 0) -> list[str]:
 
 
 async def test_finished_message_then_1000(web: Stage) -> None:
+    """PROTOCOL W1, W3."""
     author = await finished(web.lifecycle, 700)
     async with dial(web, author.id) as socket:
         assert await drain(socket) == (await expected(web, author), 1000)
@@ -54,6 +55,7 @@ async def test_finished_message_then_1000(web: Stage) -> None:
 
 
 async def test_live_message(web: Stage) -> None:
+    """PROTOCOL W1."""
     author = await Author.create(web.lifecycle)
     async with dial(web, author.id, f"?token=acc:{author.id}", key=None) as socket:
         await author.start()
@@ -64,6 +66,7 @@ async def test_live_message(web: Stage) -> None:
 
 
 async def test_cancel(web: Stage) -> None:
+    """PROTOCOL W4."""
     author = await Author.create(web.lifecycle)
     await author.start()
     async with dial(web, author.id) as socket:
@@ -81,12 +84,14 @@ async def test_cancel(web: Stage) -> None:
     [("", None, 4401), ("?token=acc:other", None, 4404), ("", "other", 4404), ("?after=-1", "acc", 4400)],
 )
 async def test_refusals_are_accepted_then_closed(web: Stage, query: str, key: str | None, code: int) -> None:
+    """PROTOCOL W2."""
     author = await Author.create(web.lifecycle)
     async with dial(web, author.id, query, key) as socket:
         assert await drain(socket) == ([], code)
 
 
 async def test_cancel_without_the_scope_is_refused(web: Stage) -> None:
+    """PROTOCOL W4."""
     author = await Author.create(web.lifecycle, account="readonly")
     async with dial(web, author.id, key="readonly") as socket:
         await socket.send('{"type": "cancel"}')
@@ -95,6 +100,7 @@ async def test_cancel_without_the_scope_is_refused(web: Stage) -> None:
 
 
 async def test_shutdown_is_1001(web: Stage) -> None:
+    """PROTOCOL W3."""
     author = await Author.create(web.lifecycle)
     async with dial(web, author.id) as socket:
         await until(lambda: web.observers == 1)
@@ -105,6 +111,7 @@ async def test_shutdown_is_1001(web: Stage) -> None:
 
 
 async def test_client_that_leaves_changes_nothing(web: Stage) -> None:
+    """PROTOCOL O13."""
     author = await Author.create(web.lifecycle)
     async with dial(web, author.id):
         await until(lambda: web.observers == 1)
@@ -113,6 +120,7 @@ async def test_client_that_leaves_changes_nothing(web: Stage) -> None:
 
 
 async def test_silence_is_broken_by_pings(settings: Settings) -> None:
+    """PROTOCOL W5."""
     async with stage(msgspec.structs.replace(settings, ping_s=0.2)) as web:
         author = await Author.create(web.lifecycle)
         async with dial(web, author.id) as socket:
