@@ -12,13 +12,25 @@ from app.errors import Unavailable
 
 Redis = aioredis.Redis | aioredis.RedisCluster
 
+FAILURES = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
+"""Everything the client raises; the cluster's own errors are no RedisError."""
+
+_AWAY = (redis_errors.ConnectionError, redis_errors.TimeoutError, redis_errors.RedisClusterException, OSError)
+_REFUSING = (
+    redis_errors.OutOfMemoryError,
+    redis_errors.ReadOnlyError,
+    redis_errors.ClusterError,
+    redis_errors.AskError,
+    redis_errors.TryAgainError,
+)
+
 
 @contextmanager
 def redis_door() -> Iterator[None]:
-    """Turns Redis being down, loading, or out of memory into `Unavailable`."""
+    """Turns Redis being down, loading, failing over, or out of memory into `Unavailable`."""
     try:
         yield
-    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+    except _AWAY as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
-    except (redis_errors.OutOfMemoryError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError) as error:
+    except _REFUSING as error:
         raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error

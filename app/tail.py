@@ -21,11 +21,10 @@ from typing import Any, Protocol
 import anyio
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
-from redis import exceptions as redis_errors
 
 from app import ids
 from app.errors import Unavailable
-from app.redis_door import Redis, redis_door
+from app.redis_door import FAILURES, Redis, redis_door
 
 PER_READER = 200
 """Streams per connection; the next reader takes the rest."""
@@ -148,7 +147,7 @@ class Tail:
                     pipe.xadd(reader.wake_key, {"w": ""}, maxlen=1, approximate=False)
                     pipe.pexpire(reader.wake_key, WAKE_KEPT_MS)
                     await pipe.execute()
-        except (Unavailable, redis_errors.RedisError):
+        except (Unavailable, *FAILURES):
             pass  # the reader looks again when its own read fails, and within BLOCK_MS in any case
         finally:
             reader.waking = False
@@ -161,7 +160,7 @@ class Tail:
                 pause = BACKOFF_S[0]
                 if len(reader.followers) > 1:
                     await anyio.sleep(min(REST_S[1], REST_S[0] * (len(reader.followers) - 1)))
-            except (redis_errors.RedisError, OSError) as error:
+            except FAILURES as error:
                 if pause == BACKOFF_S[0]:
                     log.warning("tail.redis_lost", error=type(error).__name__, streams=len(reader.followers))
                 await anyio.sleep(pause)

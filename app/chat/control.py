@@ -10,16 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-from redis import exceptions as redis_errors
 
-from app.redis_door import Redis
+from app.redis_door import FAILURES, Redis
 
 Channels = dict[str, Callable[[bytes], None]]
 
 POLL_S = 1.0
 """How long a lost hint can delay work."""
-
-_ERRORS = (redis_errors.RedisError, OSError)
 
 
 async def listen(client: Redis, channels: Callable[[], Channels]) -> None:
@@ -29,9 +26,10 @@ async def listen(client: Redis, channels: Callable[[], Channels]) -> None:
     """
     while True:
         try:
+            await client.initialize()  # a cluster's client knows no node before
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                 await _serve(pubsub, channels)
-        except _ERRORS:
+        except FAILURES:
             await anyio.sleep(0.2)
 
 
