@@ -18,7 +18,7 @@
     ├── UpstreamFailed          <given>                 502     as given: the model's side failed
     └── StartFailed             START_FAILED            500     no: an engine or setting stops the program
 
-Wire codes are those of PROTOCOL.md, section 0.
+Wire codes are those of PROTOCOL.md, Conventions.
 """
 
 from __future__ import annotations

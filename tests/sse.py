@@ -1,4 +1,4 @@
-"""A Server-Sent Events reader for tests: strict about frames, resuming by cursor like a browser."""
+"""What tests read from the wire: Server-Sent Events, strict and resuming like a browser, and the error shape."""
 
 from __future__ import annotations
 
@@ -89,3 +89,15 @@ def assert_dense(events: list[Event], first: int = 1) -> None:
         assert event.data["seq"] == int(event.id or -1) == expected, (event, expected)
         expected += 1
     assert [e.type for e in events if e.type in TERMINAL] == [events[-1].type]
+
+
+def error_of(answer: httpx.Response, status: int, code: str) -> dict:
+    """The one error shape, checked."""
+    body = answer.json()
+    assert answer.status_code == status, body
+    assert body["code"] == body["error"]["code"] == code
+    assert body["detail"] == body["error"]["message"]
+    assert body["status"] == "error"
+    assert body["timestamp"].endswith("Z")
+    assert answer.headers["content-type"] == "application/json"
+    return body

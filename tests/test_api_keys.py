@@ -50,6 +50,7 @@ async def test_a_key_is_created_used_and_revoked(web: Live) -> None:
 
 
 async def test_the_key_is_shown_once(web: Live) -> None:
+    """PROTOCOL P1."""
     async with web.client() as root:
         made = await create(root)
         listed = await root.get(PATH)
@@ -81,6 +82,7 @@ async def test_the_list_is_paged_and_filtered(web: Live) -> None:
 
 
 async def test_a_key_grants_no_more_than_its_creator_has(web: Live) -> None:
+    """PROTOCOL P2."""
     async with web.client() as root:
         made = await create(root, scopes=["keys:write", "messages:read"], user_id="ann")
     async with web.client(made["key"]) as client:
@@ -93,6 +95,7 @@ async def test_a_key_grants_no_more_than_its_creator_has(web: Live) -> None:
 
 
 async def test_a_bound_key_cannot_end_others(web: Live) -> None:
+    """PROTOCOL P2."""
     async with web.client() as root:
         theirs = await create(root, user_id="bob")
         mine = await create(root, scopes=["keys:write"], user_id="ann")
@@ -143,6 +146,7 @@ async def test_an_idempotency_key_gives_the_same_answer(web: Live) -> None:
 
 
 async def test_keys_of_another_account_do_not_exist(web: Live) -> None:
+    """PROTOCOL P3."""
     async with open_pool(web.settings) as database:
         await database.execute("INSERT INTO accounts (id, name) VALUES ('acc_other', 'other')")
         await database.execute(

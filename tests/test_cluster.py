@@ -15,6 +15,7 @@ PARTITIONS = 9
 
 
 async def test_messages_live_on_a_cluster_and_survive_a_failover(short_tmp: Path):
+    """PROTOCOL R4."""
     async with (
         redis_cluster(short_tmp / "cluster") as nodes,
         system(short_tmp, redis_url=nodes.url, partitions=PARTITIONS, wait_replicas=1, wait_ms=500) as s,

@@ -25,6 +25,7 @@ async def observing(s: System, client, message_id: str, into: list[Event]) -> No
 
 @pytest.mark.parametrize(("model", "seq"), [("slowstart2-t20", 1), ("t200-p100", 40)])
 async def test_a_killed_worker_is_replaced_by_another(short_tmp: Path, model: str, seq: int):
+    """PROTOCOL R1, E2."""
     async with system(short_tmp, workers=2) as s, s.client() as client:
         message_id = await s.initiate(client, model)
         seen: list[Event] = []
@@ -91,6 +92,7 @@ async def test_a_killed_web_process_costs_nothing_but_a_reconnect(short_tmp: Pat
 
 
 async def test_redis_killed_and_restarted_loses_and_doubles_nothing(short_tmp: Path):
+    """PROTOCOL R3."""
     async with system(short_tmp) as s, s.client() as client:
         message_id = await s.initiate(client, "t400-p100")
         seen: list[Event] = []
@@ -129,6 +131,7 @@ async def test_a_frozen_worker_that_wakes_up_changes_nothing(short_tmp: Path):
 
 
 async def test_without_any_worker_a_message_ends_at_its_deadline(short_tmp: Path):
+    """PROTOCOL R2."""
     async with system(short_tmp, workers=1) as s, s.client() as client:
         running = await s.initiate(client, "stall10", deadline_seconds=4)
         await s.written(client, running, 3)  # its ten tokens come in one read

@@ -53,6 +53,7 @@ async def ask(app: Shell, method: str = "GET", path: str = "/a", **headers: str)
 
 @pytest.mark.parametrize("given", ["abc", "0198c5e2-77aa-7000-8000-0123456789ab", "a" * 128])
 async def test_a_request_id_is_echoed(given: str) -> None:
+    """PROTOCOL C8."""
     _, headers, _ = await ask(shell(answering()), x_request_id=given)
     assert headers["x-request-id"] == given
 
@@ -69,6 +70,7 @@ async def test_head_is_get_without_its_body() -> None:
 
 
 async def test_head_on_a_stream_opens_none() -> None:
+    """PROTOCOL C8."""
     opened = False
 
     async def stream(scope: Any, receive: Any, send: Any) -> None:

@@ -76,7 +76,7 @@ class Message(msgspec.Struct, kw_only=True):
         return f"{self.account}/{self.id}"
 
     def status_object(self) -> dict[str, Any]:
-        """The status as PROTOCOL.md section 1 gives it."""
+        """The status as PROTOCOL.md, Messages gives it."""
         error = self.error["error"] if self.error else None
         return {
             "message_id": self.id,

@@ -1,6 +1,6 @@
 """What a generation is asked for and what a model gives back: the vocabulary both model paths share.
 
-Requests are in Anthropic's shapes, as PROTOCOL.md section 1 takes them. A model's answer is a sequence of *deltas*,
+Requests are in Anthropic's shapes, as PROTOCOL.md, Messages takes them. A model's answer is a sequence of *deltas*,
 far smaller than any provider's chunks: the worker turns them into content-block events in one place
 (`chat/events.py`), so that the direct path and litellm cannot differ in anything but the deltas they produce.
 """

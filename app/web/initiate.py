@@ -1,4 +1,4 @@
-"""The body of initiate: its fields, bounds and defaults, and how it becomes a message. Pure; PROTOCOL.md section 1."""
+"""The body of initiate: its fields, bounds and defaults, and how it becomes a message. Pure; PROTOCOL.md, Messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes of API keys: create, list, revoke. PROTOCOL.md section 5."""
+"""Routes of API keys: create, list, revoke. PROTOCOL.md, API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes of asynchronous messages: initiate, list, read, status, cancel, delete. PROTOCOL.md section 1.
+"""Routes of asynchronous messages: initiate, list, read, status, cancel, delete. PROTOCOL.md, Messages.
 
 Observing has modules of its own (`observe`, `several`, `sockets`). Nothing here keeps state: every answer is read from
 or decided by the message's own record, so any web process can serve any message.

@@ -1,4 +1,4 @@
-"""Errors on their way out: one JSON shape, however an error leaves the server. PROTOCOL.md section 0.
+"""Errors on their way out: one JSON shape, however an error leaves the server. PROTOCOL.md, Conventions.
 
 ::
 
