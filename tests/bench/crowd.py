@@ -13,7 +13,8 @@ import select
 import socket
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -42,6 +43,8 @@ class Plan(msgspec.Struct, kw_only=True):
     """A regular expression: when the part of a stream came that completes its first match. Of bodies kept whole."""
     end: bytes = b""
     """Ends an observer whose server does not: it is done when this was received."""
+    pending: int = 0
+    """Most requests under way whose answer has not begun; 0: all are sent at once."""
     hold: bool = False
     """Connect, then wait for "go" before the requests are sent."""
     limit_s: float = 120.0
@@ -140,6 +143,8 @@ def _main(pipe: Connection, plan: Plan) -> None:
     try:
         allow_many_files()
         _Crowd(pipe, plan).run()
+    except BrokenPipeError:
+        return  # the measure has ended without us
     except Exception as error:
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         raise
@@ -156,6 +161,7 @@ class _Crowd:
         self.sockets: list[socket.socket] = []
         self.epoll = select.epoll()
         self.by_fd: dict[int, int] = {}
+        self.unsent: Iterator[tuple[socket.socket, bytes]] = iter(())
 
     def run(self) -> None:
         self._connect()
@@ -163,8 +169,8 @@ class _Crowd:
         if self.plan.hold:
             self.pipe.recv()
         began = time.monotonic_ns()
-        for sock, request in zip(self.sockets, self.requests, strict=True):
-            sock.sendall(request)
+        self.unsent = iter(zip(self.sockets, self.requests, strict=True))
+        self._send(self.plan.pending or len(self.requests))
         self._read_until_end()
         self.pipe.send(("report", self._report(began)))
 
@@ -176,6 +182,10 @@ class _Crowd:
             self.sockets.append(sock)
             self.by_fd[sock.fileno()] = i
             self.epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _send(self, count: int) -> None:
+        for sock, request in islice(self.unsent, count):
+            sock.sendall(request)
 
     def _read_until_end(self) -> None:
         streams, sockets, by_fd = self.streams, self.sockets, self.by_fd
@@ -197,6 +207,7 @@ class _Crowd:
                     stream.feed(data, clock())
                     if waiting and stream.status:
                         heads -= 1
+                        self._send(1)
                         if not heads:
                             self.pipe.send(("attached", sum(1 for s in streams if s.status == 200)))
                     if end and end in data[-400:]:

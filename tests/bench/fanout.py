@@ -26,6 +26,7 @@ IDLE_OBSERVERS = 10_000
 IDLE_QUICK = 2_000
 IDLE_MESSAGES = 20
 IDLE_HOLD_S = 20.0
+IDLE_PENDING = 100
 # A content_block_delta of an ordinary token, as long as ours: what nchan is given to fan out.
 PAYLOAD = b'{"type":"content_block_delta","seq":1234,"index":0,"delta":{"type":"text_delta","text":" quick"}}'
 
@@ -141,22 +142,26 @@ def p10(upstream: Upstream, options: Options) -> list[Figure]:
         warm.report()
         memory = memory_bytes(web)
         requests = [observe(ids[i % IDLE_MESSAGES], KEY) for i in range(wanted)]
-        crowd = Crowd(Plan(address=run.address, requests=requests))
+        crowd = Crowd(Plan(address=run.address, requests=requests, pending=IDLE_PENDING))
         crowd.opened()
+        began = time.monotonic()
         attached = crowd.attached()
+        took = time.monotonic() - began
         cpu = cpu_seconds(web)
         time.sleep(IDLE_HOLD_S)
         idle = (cpu_seconds(web) - cpu) / IDLE_HOLD_S
         each = (memory_bytes(web) - memory) / wanted / 1024
+        caller = run.caller()  # the first one has been idle for longer than the server allows
         for message_id in ids:
             caller.cancel(message_id)
         report = crowd.report()
     held = sum(1 for seen in report.seen if seen.status == 200 and seen.ended and seen.pings)
-    note = f"{attached:,} attached; after {IDLE_HOLD_S:.0f} s each had been pinged and got its message's end"
+    note = f"attached in {took:.1f} s; after {IDLE_HOLD_S:.0f} s each had been pinged and got its message's end"
+    wrong = "" if attached == wanted else f"only {attached:,} were answered 200"
     figure = Figure(measure="P10", name="idle observers held", value=held, unit="observers", bar=wanted, note=note)
-    figure.at_least = True
+    figure.at_least, figure.wrong = True, wrong
     memory_note = f"proportional set size; {idle * 100:.1f} % of a core while idle"
     return [
         figure,
-        Figure(measure="P10", name="memory of one", value=each, unit="KB", bar=30, note=memory_note),
+        Figure(measure="P10", name="memory of one", value=each, unit="KB", bar=30, note=memory_note, wrong=wrong),
     ]
