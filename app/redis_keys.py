@@ -15,7 +15,7 @@ message partition       type    written by          holds, and for how long
 ``l:M``                 stream  chat/lifecycle      its events, ids ``<seq>-0``; expires with ``m:M``
 ``q:M``                 string  chat/lifecycle      the request as JSON; expires with ``m:M``
 ``t:M``                 string  chat/lifecycle      tombstone of a deleted message; its retention
-``i:M``                 string  chat/lifecycle      Idempotency-Key twin: body hash, answer; 24 h
+``i:M``                 hash    chat/lifecycle      Idempotency-Key twin: body hash, answer; 24 h
 ``due``                 zset    chat/lifecycle      unfinished messages by deadline (ms)
 ``check``               zset    chat/lifecycle      unowned messages by the time to look whether they queue
 ``unseen``              zset    chat/lifecycle      messages to cancel unless observed by then (ms)

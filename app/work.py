@@ -78,7 +78,8 @@ def _opener(models: Models, resources: Resources, litellm: Any) -> Callable[[str
 async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool) -> None:
     groups = Groups(lifecycle.scripts, lifecycle.keys)
     consumers = [
-        GroupConsumer(groups, lifecycle.keys, name, make(resources, lifecycle)) for name, make in GROUPS.items()
+        GroupConsumer(groups, lifecycle.keys, name, make(resources, lifecycle), metrics)
+        for name, make in GROUPS.items()
     ]
     heart = Heart(lifecycle, "background", tuple, lambda _: None)
     stopped = anyio.Event()

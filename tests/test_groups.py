@@ -10,6 +10,7 @@ from app.chat.groups import Delivery, Groups
 from app.chat.lifecycle import Lifecycle
 from app.errors import RepriseError
 from app.settings import Settings
+from app.telemetry import Metrics
 from app.workers.loop import GroupConsumer
 from tests.rig import claim, lifecycle_on, new_message, until
 
@@ -137,7 +138,7 @@ async def test_the_loop_handles_retries_and_stops(lifecycle: Lifecycle, groups: 
     await groups.add("remember")
     for message_id in ("one", "flaky", "two"):
         await finish(lifecycle, message_id)
-    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle)
+    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
     async with anyio.create_task_group() as tg:
         tg.start_soon(consumer.run)
         await until(lambda: len(seen) == 5)

@@ -144,7 +144,8 @@ class GenerateWorker:
             wake = self._wake
             try:
                 taken = await self._claim()
-            except Unavailable:
+            except Unavailable as error:
+                self._metrics.unavailable(error)
                 await anyio.sleep(0.3)
                 continue
             for member in taken:

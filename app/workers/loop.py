@@ -16,6 +16,7 @@ from app import ids
 from app.chat.groups import LEASE_MS, Delivery, Groups
 from app.errors import RepriseError, Unavailable
 from app.redis_keys import Keys
+from app.telemetry import Metrics
 
 POLL_S = 1.0
 AT_ONCE = 16
@@ -29,7 +30,8 @@ log = structlog.get_logger(__name__)
 class GroupConsumer:
     """One process's share of one consumer group. Run `run`; `wake` is called when a message has finished."""
 
-    def __init__(self, groups: Groups, keys: Keys, group: str, handle: Handler) -> None:
+    def __init__(self, groups: Groups, keys: Keys, group: str, handle: Handler, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._groups = groups
         self._keys = keys
         self._group = group
@@ -64,7 +66,8 @@ class GroupConsumer:
                     await self._groups.add(self._group)
                     known = True
                 taken = await self._take(handlers)
-            except Unavailable:
+            except Unavailable as error:
+                self._metrics.unavailable(error)
                 await anyio.sleep(0.3)
                 continue
             if taken:
@@ -112,6 +115,8 @@ class GroupConsumer:
             await self._groups.done(self._group, delivery)
             return
         outcome = await self._groups.fail(self._group, delivery, reason)
+        if outcome == "dead":
+            self._metrics.dead_lettered.labels(self._group).inc()
         level = log.error if outcome == "dead" else log.warning
         level(f"delivery.{outcome}", group=self._group, message=delivery.member, reason=reason)
 
