@@ -84,7 +84,6 @@ class Lifecycle:
         Raises Conflict when the id is taken, RateLimited when the account's queue is full (nothing remains then).
         """
         base, member = self.keys.message_base(new.account, new.id), f"{new.account}/{new.id}"
-        await self.queue.refuse_when_full(new.account, new.max_queued, new.id)
         nonce = ids.token()
         reply = await self.scripts.run_durably(
             "message_create",
@@ -133,10 +132,7 @@ class Lifecycle:
             "message_claim", self.keys.message_base(account, message_id), member, worker, token
         )
         if reply[0] == b"claimed":
-            message = from_hash(member, pairs(reply[5:]))
-            if message.attempt == 1:
-                await self.queue.post(message, "message.processing")
-            return message, reply[3], reply[4]
+            return from_hash(member, pairs(reply[5:])), reply[3], reply[4]
         if reply[0] == b"final":
             await self.queue.leave(from_hash(member, pairs(reply[1:])))
         elif reply[0] == b"gone":

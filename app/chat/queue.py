@@ -15,7 +15,6 @@ import msgspec
 
 from app.chat.message import Message, iso
 from app.chat.scripts import Scripts, redis_door
-from app.errors import RateLimited
 from app.redis_keys import Keys
 from app.settings import Settings
 
@@ -33,19 +32,6 @@ class Queue:
         self._keys = keys
         self._settings = settings
         self._wake = keys.channel("wake")
-
-    async def refuse_when_full(self, account: str, max_queued: int, message_id: str) -> None:
-        """A cheap look before anything is written; `enter` decides. Raises RateLimited.
-
-        A repeat of a message that waits already is let through, so that a full queue does not hide its first answer.
-        """
-        wait = f"{self._keys.account_base(account)}wait:{account}"
-        with redis_door():
-            if await self._scripts.redis.zcard(wait) < max_queued:
-                return
-            if await self._scripts.redis.exists(self._keys.message(account, message_id)):
-                return
-        raise RateLimited(f"the account already has {max_queued} messages waiting", retry_after=1)
 
     async def enter(self, message: Message, max_running: int, max_queued: int) -> bool:
         """Puts a created message in the queue and on the list, and tells the feed; False when the queue is full."""
@@ -89,11 +75,11 @@ class Queue:
         """A message that is gone gives back whatever place it held; nobody is told."""
         await self._leave(account, message_id, "", "", b"", unlist=True)
 
-    async def post(self, message: Message, kind: str) -> None:
-        """One event of the account's feed."""
+    async def begin(self, message: Message) -> None:
+        """The feed says that the message is being generated, unless its end has been told already."""
         base = self._keys.account_base(message.account)
-        body = event_body(kind, message)
-        await self._scripts.run("feed_post", base, message.account, kind, message.user, body)
+        body = event_body("message.processing", message)
+        await self._scripts.run("queue_begin", base, message.account, message.id, message.user, body)
 
     async def lapsed(self, base: str, most: int) -> list[str]:
         """Members whose lease ran out."""

@@ -20,7 +20,6 @@ __all__ = ["Redis", "Script", "Scripts", "pairs", "redis_door"]
 
 _PRELUDES = {
     "queue": "queue_prelude.lua",
-    "feed": "queue_prelude.lua",
     "group": "group_prelude.lua",
     "dead": "group_prelude.lua",
 }

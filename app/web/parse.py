@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qs
 
@@ -88,12 +89,17 @@ def decode(raw: bytes, shape: type[T]) -> tuple[T, list[str]]:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValidationFailed([("body", "must be a JSON object")])
-    known = {field.encode_name for field in msgspec.structs.fields(shape)}
     try:
         body = msgspec.convert(value, shape)
     except (msgspec.ValidationError, RecursionError):
         raise ValidationFailed(_wrong(value, shape, "")[:MOST_ERRORS]) from None
-    return body, [name for name in value if name not in known]
+    return body, [name for name in value if name not in _names(shape)]
+
+
+@lru_cache(maxsize=256)
+def _names(shape: type[msgspec.Struct]) -> frozenset[str]:
+    """Asking msgspec for a type's fields resolves its annotations anew: half of what a right body costs."""
+    return frozenset(field.encode_name for field in msgspec.structs.fields(shape))
 
 
 def warning(unknown: list[str]) -> dict[str, str]:

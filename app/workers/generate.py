@@ -209,19 +209,35 @@ class GenerateWorker:
         outbox = Outbox(message, token, restart, lambda: generation.stop("lost"))
         assembler = Assembler(message.id, message.model)
         failure: UpstreamFailed | None = None
-        with generation.scope:
-            try:
-                await self._stream(generation, outbox, assembler, request)
-                generation.complete = True
-            except UpstreamFailed as error:
-                failure = error
-            except msgspec.ValidationError:
-                failure = _failed("invalid_request_error", "INVALID_REQUEST", "The stored request cannot be read.")
-            except Exception:
-                log.exception("generation.crashed", message_id=message.id)
-                failure = _failed("api_error", "INTERNAL_ERROR", "The answer could not be generated.")
+        async with anyio.create_task_group() as beside:
+            if message.attempt == 1:
+                beside.start_soon(self._tell_feed, message)  # the first token does not wait for it
+            with generation.scope:
+                failure = await self._try(generation, outbox, assembler, request)
         with anyio.CancelScope(shield=True):
             await self._conclude(generation, outbox, assembler, failure)
+
+    async def _tell_feed(self, message: Message) -> None:
+        try:
+            await self._lifecycle.queue.begin(message)
+        except Unavailable as error:
+            self._metrics.unavailable(error)
+
+    async def _try(
+        self, generation: Generation, outbox: Outbox, assembler: Assembler, request: bytes
+    ) -> UpstreamFailed | None:
+        """Streams the answer; what failed, if anything did."""
+        try:
+            await self._stream(generation, outbox, assembler, request)
+            generation.complete = True
+            return None
+        except UpstreamFailed as error:
+            return error
+        except msgspec.ValidationError:
+            return _failed("invalid_request_error", "INVALID_REQUEST", "The stored request cannot be read.")
+        except Exception:
+            log.exception("generation.crashed", message_id=outbox.message.id)
+            return _failed("api_error", "INTERNAL_ERROR", "The answer could not be generated.")
 
     async def _stream(self, generation: Generation, outbox: Outbox, assembler: Assembler, request: bytes) -> None:
         message = outbox.message
