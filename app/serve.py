@@ -95,7 +95,7 @@ class Web:
 def create_app(resources: Resources, metrics: Metrics) -> Web:
     """Everything a web process answers. Raises StartFailed for a mistake in the models' file."""
     web, settings, accounts = Web(), resources.settings, resources.accounts
-    lifecycle = Lifecycle(resources.redis, resources.keys, settings)
+    lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
     models = load_models(settings)
     gate = Gate(accounts)
     tail = Tail(resources.redis, resources.blocking_redis(connections=256))

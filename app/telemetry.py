@@ -82,7 +82,16 @@ class Metrics:
         self._directory = directory
         registry = self._registry = CollectorRegistry()
         self.messages = Counter(
-            "reprise_messages_total", "Generations ended in a worker, by outcome.", ["outcome"], registry=registry
+            "reprise_messages_total",
+            "Messages that reached a final state, by state; counted by the process that ended them.",
+            ["status"],
+            registry=registry,
+        )
+        self.generations = Counter(
+            "reprise_generations_total",
+            "Attempts ended in a worker, by outcome (completed, error, abandoned, handed_back).",
+            ["outcome"],
+            registry=registry,
         )
         self.tokens = Counter("reprise_tokens_total", "Content deltas received from models.", registry=registry)
         self.active = Gauge(
@@ -175,9 +184,13 @@ class Metrics:
     def first_token(self, seconds: float) -> None:
         self.time_to_first_token.observe(seconds)
 
-    def ended(self, outcome: str, tokens: int) -> None:
-        """A generation ended: completed, error, cancelled, abandoned or handed_back."""
-        self.messages.labels(outcome).inc()
+    def message_ended(self, status: str) -> None:
+        """This process put a message into a final state."""
+        self.messages.labels(status).inc()
+
+    def generation_ended(self, outcome: str, tokens: int) -> None:
+        """An attempt ended in this worker."""
+        self.generations.labels(outcome).inc()
         self.tokens.inc(tokens)
 
     def took_over(self, messages: int) -> None:

@@ -45,7 +45,7 @@ async def run_workers(settings: Settings, kind: Kind, *, until_idle: bool = Fals
     metrics = open_metrics()
     generate = kind == "generate"
     async with open_resources(settings, database=not generate, http=generate) as resources, AsyncExitStack() as stack:
-        lifecycle = Lifecycle(resources.redis, resources.keys, settings)
+        lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
         if generate:
             await _generate(stack, resources, lifecycle, metrics, until_idle)
         else:

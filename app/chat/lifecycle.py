@@ -14,10 +14,11 @@ Who wins: the first script to put a final state. Afterwards append, finish, canc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import msgspec
+import structlog
 
 from app import ids
 from app.chat.events import error_value
@@ -37,6 +38,9 @@ DEADLINE_ERROR = error_value(
 WORKER_LOST_ERROR = error_value(
     "api_error", "the worker was lost", "WORKER_LOST", "The process generating the answer was lost."
 )
+
+
+log = structlog.get_logger(__name__)
 
 
 class NewMessage(msgspec.Struct, kw_only=True):
@@ -70,7 +74,10 @@ Claimed = tuple[Message, bytes, bytes]
 class Lifecycle:
     """Steps of messages in one Redis. Every method raises `Unavailable` when Redis does not answer."""
 
-    def __init__(self, redis: Redis, keys: Keys, settings: Settings) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, settings: Settings, on_end: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._on_end = on_end  # told the status of every message that this process ends
         self.redis = redis
         self.keys = keys
         self.settings = settings
@@ -162,6 +169,7 @@ class Lifecycle:
         )
         if reply[0] == b"done":
             final = from_hash(message.member, pairs(reply[1:]))
+            self._on_end(final.status)
             await self.queue.leave(final)
             return final
         return int(reply[1]) if reply[0] == b"refill" else None
@@ -180,6 +188,7 @@ class Lifecycle:
             raise missing(message_id)
         message = from_hash(member, pairs(reply[1:]))
         if reply[0] == b"cancelled":
+            self._say_ended(message, reason=why)
             await self.queue.leave(message)
         elif reply[0] == b"final":
             raise Conflict(
@@ -207,6 +216,8 @@ class Lifecycle:
             raise missing(message_id)
         before = from_hash(member, pairs(reply[1:]))
         gone = before if before.final else msgspec.structs.replace(before, status="cancelled", done=_now())
+        if gone is not before:
+            self._say_ended(gone, reason="deleted")
         await self.queue.leave(gone, unlist=True)
         return before
 
@@ -216,6 +227,7 @@ class Lifecycle:
         if reply[0] != b"failed":
             return None
         message = from_hash(member, pairs(reply[1:]))
+        self._say_ended(message, reason="deadline")
         await self.queue.leave(message)
         return message
 
@@ -270,8 +282,21 @@ class Lifecycle:
         if reply[0] == b"requeue":
             await self.queue.requeue(message)
         else:
+            self._say_ended(message, reason=reason)
             await self.queue.leave(message)
         return message
+
+    def _say_ended(self, message: Message, reason: str) -> None:
+        """One line for an end that no worker wrote."""
+        self._on_end(message.status)
+        log.info(
+            f"message.{message.status}",
+            message_id=message.id,
+            account=message.account,
+            attempt=message.attempt,
+            tokens=message.tokens,
+            reason=reason,
+        )
 
     def _base(self, member: str) -> str:
         account, _, message_id = member.partition("/")

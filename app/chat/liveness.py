@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import cast
 
 import anyio
@@ -88,7 +89,7 @@ class Heart:
 
     async def stop(self) -> None:
         """Says goodbye: the key goes at once."""
-        await _drop(self._lifecycle.redis, self._lifecycle.keys, self.name)
+        await drop_worker(self._lifecycle.redis, self._lifecycle.keys, self.name)
 
 
 class Sweeper:
@@ -119,8 +120,7 @@ class Sweeper:
             return False
         overdue, check, unseen, orphans = found
         for member in overdue:
-            if message := await self._lifecycle.expire(member.decode()):
-                log.info("message.error", message_id=message.id, reason="deadline")
+            await self._lifecycle.expire(member.decode())
         for member in unseen:
             await self._cancel_unseen(member.decode())
         if time.monotonic() >= self._judge_from:
@@ -141,17 +141,8 @@ class Sweeper:
 
     async def _cancel_unseen(self, member: str) -> None:
         account, _, message_id = member.partition("/")
-        try:
-            message = await self._lifecycle.cancel(account, message_id, "unobserved")
-        except (NotFound, Conflict):
-            return  # it ended in this very moment
-        if message.final:
-            log.info("message.cancelled", message_id=message_id, reason="unobserved")
-
-
-async def drop_worker(redis: Redis, keys: Keys, worker: str) -> None:
-    """Declares a worker dead at once: for a supervisor that saw it end."""
-    await _drop(redis, keys, worker)
+        with suppress(NotFound, Conflict):  # it ended in this very moment
+            await self._lifecycle.cancel(account, message_id, "unobserved")
 
 
 async def workers_alive(redis: Redis, keys: Keys) -> dict[str, int]:
@@ -181,7 +172,8 @@ async def _register(redis: Redis, keys: Keys, name: str) -> None:
         await redis.zremrangebyscore(_register_key(keys), "-inf", now - 60_000)
 
 
-async def _drop(redis: Redis, keys: Keys, worker: str) -> None:
+async def drop_worker(redis: Redis, keys: Keys, worker: str) -> None:
+    """A worker is gone, by its own word or by a supervisor's that saw it end: nobody waits for its key to run out."""
     with redis_door():
         for base in keys.bases:
             await redis.delete(f"{base}alive:{worker}")

@@ -300,9 +300,9 @@ class GenerateWorker:
         self._say(message, "handed_back", outbox)
 
     def _say(self, message: Message, outcome: str, outbox: Outbox, failure: UpstreamFailed | None = None) -> None:
-        self._metrics.ended(outcome, outbox.tokens)
+        self._metrics.generation_ended(outcome, outbox.tokens)
         log.info(
-            f"message.{outcome}",
+            f"{'message' if message.final else 'generation'}.{outcome}",
             message_id=message.id,
             account=message.account,
             model=message.model,
