@@ -143,6 +143,27 @@ async def test_the_same_idempotency_key_creates_once(lifecycle: Lifecycle):
     assert (await feed_kinds(lifecycle)) == ["message.created"]
 
 
+async def test_steps_whose_reply_was_lost_can_be_repeated(lifecycle: Lifecycle):
+    """The client sends a script again when the connection broke: it may have run already."""
+    new, keys = new_message("m"), lifecycle.keys
+    base, account_base = keys.message_base("acc", "m"), keys.account_base("acc")
+    create = ("acc/m", "nonce", 600, 60_000, 0, "", new.request, "us", "ada", "is", 30)
+    first = await lifecycle.scripts.run("message_create", base, *create)
+    assert await lifecycle.scripts.run("message_create", base, *create) == first
+    assert first[0] == b"created"
+    await lifecycle.repair("acc/m")
+    assert await lifecycle.queue.claim(account_base, 5) == ["acc/m"]
+    assert (await lifecycle.claim("acc", "m", "generate-w", "t"))[0].attempt == 1
+    message, *_ = await lifecycle.claim("acc", "m", "generate-w", "t")
+    assert message.attempt == 1
+    done = await finish(lifecycle, message, 1)
+    assert await finish(lifecycle, message, 1) == done
+    assert await lifecycle.finish(message, "another", "completed", [], 1, [b"z", b""]) is None
+    assert [e.seq for e in await entries(lifecycle, "m")] == [1]
+    assert (await feed_kinds(lifecycle)).count("message.completed") == 1
+    assert await lifecycle.queue.depth() == (0, 0)
+
+
 async def test_a_full_queue_refuses_and_keeps_nothing(lifecycle: Lifecycle):
     for i in range(3):
         await lifecycle.create(new_message(f"m{i}", max_queued=3, digest=f"d{i}"))
