@@ -20,6 +20,7 @@ __all__ = ["Redis", "Script", "Scripts", "pairs", "redis_door"]
 
 _PRELUDES = {
     "queue": "queue_prelude.lua",
+    "feed": "queue_prelude.lua",
     "group": "group_prelude.lua",
     "dead": "group_prelude.lua",
 }
@@ -79,8 +80,9 @@ class Scripts:
 
     async def run_many(self, calls: list[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
         """Many scripts in one round trip. Each result stands alone: an error is returned, not raised."""
+        known = [(self.script(name).sha, base, args) for name, base, args in calls]
         with redis_door():
-            results = await self._pipeline([(self.script(n).sha, b, a) for n, b, a in calls], by_sha=True)
+            results = await self._pipeline(known, by_sha=True)
             unknown = [i for i, r in enumerate(results) if isinstance(r, redis_errors.NoScriptError)]
             if unknown:
                 again = [(self.script(calls[i][0]).text, calls[i][1], calls[i][2]) for i in unknown]

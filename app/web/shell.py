@@ -35,6 +35,8 @@ EXPOSED = "X-Request-Id, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-R
 METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 PREFLIGHT_S = 7_200
 NOWHERE = "(none)"
+WIRE = "wire"
+"""In a request's state: the server's own send, for the bodies of streams once the response has started."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -85,6 +87,7 @@ class Shell:
             if method == "HEAD" and "HEAD" not in self._methods_of(path):
                 await self._head(scope, receive, exchange)
             else:
+                scope["state"][WIRE] = exchange.wire
                 await self._app(scope, receive, exchange.send)
         except Exception as error:
             if exchange.status:
@@ -182,6 +185,11 @@ class Exchange:
         self.began = time.perf_counter()
         self.started = 0.0
         self.status = 0
+
+    @property
+    def wire(self) -> Send:
+        """The server's own send."""
+        return self._send
 
     def answer_head(self, leave: anyio.CancelScope) -> None:
         """Lets no body out; ``leave`` is cancelled once the headers of a stream have gone."""

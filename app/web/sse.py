@@ -27,6 +27,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.telemetry import Metrics
+from app.web.shell import WIRE
 
 RETRY = b"retry: 1000\n\n"
 AWAY = b"retry: 3000\n\n: not now, come back\n\n"
@@ -140,7 +141,8 @@ class Streams:
             except Unavailable:
                 await turn_away(scope, receive, send)
                 return
-            await _Connection(self, source, send, first, ping).run(receive, kind, content_type)
+            wire: Send = scope["state"].get(WIRE, send)
+            await _Connection(self, source, wire, first, ping).run(send, receive, kind, content_type)
 
         return stream
 
@@ -175,18 +177,19 @@ class _Connection:
     def ring(self) -> None:
         self._source.ring()
 
-    async def run(self, receive: Receive, kind: str, content_type: bytes) -> None:
+    async def run(self, start: Send, receive: Receive, kind: str, content_type: bytes) -> None:
+        """``start`` begins the response past everybody who wants to know; the bodies go straight to the server."""
         self._streams.enter(self, kind)
         try:
             with self.scope:
                 event = receive()
                 if isfuture(event):
                     self._listen(receive, event)
-                    await self._write(content_type)
+                    await self._write(start, content_type)
                 else:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._await_disconnect, receive, event)
-                        await self._write(content_type)
+                        await self._write(start, content_type)
                         group.cancel_scope.cancel()
         finally:
             self._source.close()
@@ -208,10 +211,10 @@ class _Connection:
             event = receive()
         self.scope.cancel()
 
-    async def _write(self, content_type: bytes) -> None:
+    async def _write(self, start: Send, content_type: bytes) -> None:
         source = self._source
-        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type), *HEADERS]}
-        await self._send(start)  # type: ignore[arg-type]
+        headers = [(b"content-type", content_type), *HEADERS]
+        await start({"type": "http.response.start", "status": 200, "headers": headers})
         # even when empty: Granian sends the headers with the first body, and a response that never had one as complete
         await self._put(self._first)
         while True:
