@@ -22,7 +22,7 @@ from app.errors import RepriseError, StartFailed
 from app.llm.models import load_models
 from app.redis_door import redis_door
 from app.resources import redis_client
-from app.settings import Settings
+from app.settings import Settings, misspelt
 from app.supervise import free_port
 
 LOW_DISK_BYTES = 1_000_000_000
@@ -41,6 +41,7 @@ class Finding(msgspec.Struct, frozen=True):
 async def examine(settings: Settings) -> list[Finding]:
     """Everything worth knowing, in the order in which it can go wrong."""
     findings = [
+        _settings(),
         _python(),
         _models(settings),
         await _redis_here(settings),
@@ -49,6 +50,12 @@ async def examine(settings: Settings) -> list[Finding]:
         _port(settings),
     ]
     return findings + await _engines(settings)
+
+
+def _settings() -> Finding:
+    if unknown := misspelt():
+        return Finding("Settings", "warn", f"no setting is called {', '.join(unknown)}", "README lists all settings")
+    return Finding("Settings", "ok", "all understood")
 
 
 def _python() -> Finding:
@@ -119,7 +126,7 @@ def _port(settings: Settings) -> Finding:
     except StartFailed as error:
         if lock_owner(data_directory(settings)) is not None:
             return Finding("Port", "ok", f"{place} in use, and Reprise runs")
-        return Finding("Port", "bad", error.message, "choose another with --port")
+        return Finding("Port", "bad", error.message.partition(": choose")[0], "choose another with --port")
     return Finding("Port", "ok", f"{place} is free")
 
 

@@ -19,6 +19,11 @@ BEAT_S = 1.0
 VARIABLE = "REPRISE_PULSE_FD"
 
 
+def supervised() -> bool:
+    """Whether `reprise run` started this process."""
+    return bool(environment(VARIABLE))
+
+
 async def pulse(name: str | Callable[[], str] = "") -> None:
     """Beat for ever; returns at once when nobody supervises this process.
 

@@ -17,6 +17,8 @@ from msgspec import Meta
 from app.errors import StartFailed
 
 Positive = Meta(ge=1)
+OTHERS = {"REPRISE_CONFIG", "REPRISE_PULSE_FD"}
+"""Variables of ours that are no settings."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +142,12 @@ def load(overrides: dict[str, Any] | None = None) -> Settings:
     return Settings(**values)
 
 
+def misspelt() -> list[str]:
+    """The variables of the environment that look like settings and are none, sorted."""
+    known = {f"REPRISE_{f.name.upper()}" for f in msgspec.structs.fields(Settings)} | OTHERS
+    return sorted(name for name in os.environ if name.startswith("REPRISE_") and name not in known)  # noqa: TID251
+
+
 def environment(name: str) -> str | None:
     """One variable by its own name, for `api_key_env` in the models file."""
     return os.environ.get(name)  # noqa: TID251
@@ -148,8 +156,9 @@ def environment(name: str) -> str | None:
 def _from_file(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         table = msgspec.toml.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise StartFailed(f"the settings file {path} cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartFailed(f"the settings file {path} cannot be read: {reason}") from None
     unknown = sorted(set(table) - known)
     if unknown:
         raise StartFailed(f"the settings file {path} names an unknown setting: {unknown[0]}")

@@ -127,6 +127,13 @@ def test_doctor_finds_what_is_wrong(settings: Settings, short_tmp: Path) -> None
     assert [line.split()[1] for line in bad] == ["Models", "Redis"]
 
 
+def test_doctor_names_a_misspelt_setting(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRISE_PROT", "8001")
+    report = reprise(None, "doctor", "--data-dir", str(short_tmp / "data"))
+    (line,) = [line for line in report.stdout.splitlines() if "REPRISE_PROT" in line]
+    assert line.startswith("warn")
+
+
 def test_doctor_starts_nothing_where_nothing_is(short_tmp: Path) -> None:
     place = short_tmp / "data"
     report = reprise(None, "doctor", "--data-dir", str(place))

@@ -299,7 +299,9 @@ class TestIdempotency:
                 tg.start_soon(post)
         assert len({(a["message_id"], a["created_at"]) for a in answers}) == 1
         changed = BODY | {"max_tokens": 5}
-        error_of(await client.post(PATH, json=changed, headers={"Idempotency-Key": "once-1"}), 409, "CONFLICT")
+        refused = await client.post(PATH, json=changed, headers={"Idempotency-Key": "once-1"})
+        error_of(refused, 409, "CONFLICT")
+        assert "Idempotency-Key" in refused.json()["detail"]
         key = await live.key_of("other")
         async with live.client(key) as other:
             elsewhere = await other.post(PATH, json=changed, headers={"Idempotency-Key": "once-1"})

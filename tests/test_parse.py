@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -118,6 +118,19 @@ def test_a_message_body_names_the_innermost_field() -> None:
     assert any(field.startswith("messages[2].content[2]") for field in found)
 
 
+def test_a_choice_names_what_may_be_chosen() -> None:
+    found = errors_of(b'{"messages": [{"role": "robot", "content": "x"}], "on_worker_loss": "explode"}', Initiate)
+    assert found == {
+        "messages[0].role": "must be one of user, assistant, system",
+        "on_worker_loss": "must be one of restart, error",
+    }
+
+
+def test_an_empty_body_is_said_to_be_empty() -> None:
+    with pytest.raises(BadRequest, match="the body is empty"):
+        decode(b" ", Initiate)
+
+
 def test_empty_messages_are_named() -> None:
     assert set(errors_of(b'{"messages": []}', Initiate)) == {"messages"}
     assert errors_of(b"{}", Initiate) == {"messages": "is required"}
@@ -135,6 +148,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 FIELDS = ["title", "inner", "several", "maybe", "either", "named", "kind", "unknown"]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no finding
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
 def test_any_object_is_right_or_told_why(value: dict[str, Any]) -> None:
     raw = msgspec.json.encode(value)

@@ -96,6 +96,19 @@ async def test_a_port_of_others_is_refused(settings: Settings) -> None:
             await serve(msgspec.structs.replace(settings, port=taken.getsockname()[1]), stop=anyio.Event())
 
 
+async def test_the_command_shares_no_port_with_another_reprise(settings: Settings) -> None:
+    """The server sets SO_REUSEPORT: without a look first, both would answer in turn."""
+    async with live(settings) as web:
+        port = int(web.url.rpartition(":")[2])
+        second = await anyio.run_process(
+            [sys.executable, "-m", "app", "serve", "--port", str(port)],
+            env=settings.child_environment(),
+            check=False,
+        )
+    assert second.returncode == 1
+    assert f"port {port} of 127.0.0.1 is in use" in second.stderr.decode()
+
+
 async def test_engines_that_are_away_are_one_plain_error(settings: Settings) -> None:
     gone = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1")
     with pytest.raises(Unavailable, match="Redis"):

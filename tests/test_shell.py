@@ -141,6 +141,15 @@ async def test_a_log_line_carries_no_query() -> None:
     assert "secret" not in repr(lines)
 
 
+@pytest.mark.parametrize(
+    ("path", "level"), [("/page/app.js", "debug"), ("/client.js", "debug"), ("/health/ready", "debug"), ("/", "info")]
+)
+async def test_what_machines_and_the_page_ask_for_is_logged_quietly(path: str, level: str) -> None:
+    with capture_logs() as lines:
+        await ask(shell(answering()), path=path)
+    assert [line["log_level"] for line in lines] == [level]
+
+
 async def test_metrics_are_by_route_and_unknown_addresses_make_none() -> None:
     metrics = Metrics()
     await ask(shell(answering(), metrics), path="/a")

@@ -29,6 +29,8 @@ from app.errors import Conflict, NotFound, RateLimited
 from app.redis_keys import Keys
 from app.settings import Settings
 
+TAKEN = "this message_id is already in use"
+TAKEN_ONCE = "this Idempotency-Key was used with another request, or this message_id is already in use"
 OBSERVERS_GRACE_MS = 10_000
 """How long the log of a deleted message stays for observers that are still reading it."""
 
@@ -105,7 +107,7 @@ class Lifecycle:
             *_creation_fields(new),
         )
         if reply[0] == b"taken":
-            raise Conflict("this message_id is already in use", message_id=new.id)
+            raise Conflict(TAKEN_ONCE if new.digest else TAKEN, message_id=new.id)
         created = int(reply[1])
         if reply[0] == b"created":
             message = _as_created(new, created)

@@ -23,7 +23,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 def command(**overrides: str | int | None) -> None:
     """Say what is here and what is wrong. Exits with 1 when something is."""
     try:
-        findings = [Finding("Settings", "ok", "all understood"), *anyio.run(examine, load(overrides))]
+        findings = anyio.run(examine, load(overrides))
     except StartFailed as error:
         findings = [Finding("Settings", "bad", error.message, "correct it")]
     print_table(

@@ -124,7 +124,8 @@ def _from_file(path: Path) -> tuple[dict[str, Alias], bool]:
     try:
         table = msgspec.toml.decode(path.read_bytes())
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise StartFailed(f"the models file {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error  # an OSError's own text repeats the path
+        raise StartFailed(f"the models file {path} cannot be read: {reason}") from None
     unknown = sorted(set(table) - {"models", "pass_through"})
     if unknown:
         raise StartFailed(f"models file {path}: unknown key {unknown[0]}")

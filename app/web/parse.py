@@ -83,6 +83,8 @@ def decode(raw: bytes, shape: type[T]) -> tuple[T, list[str]]:
 
     Raises BadRequest for what is no JSON, ValidationFailed naming every field that is wrong or missing.
     """
+    if not raw.strip():
+        raise BadRequest("the body is empty: it must be a JSON object")
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -117,7 +119,7 @@ def _wrong(value: Any, kind: Any, path: str) -> Errors:
         return []
     except (msgspec.ValidationError, RecursionError) as error:
         inner = _inside(value, kind, path)
-        return inner or [_said(str(error), path)]
+        return inner or [_said(str(error), path, kind)]
 
 
 def _inside(value: Any, kind: Any, path: str) -> Errors:
@@ -171,8 +173,10 @@ def _plain(kind: Any, value: Any) -> Any:
     return kind
 
 
-def _said(text: str, path: str) -> tuple[str, str]:
+def _said(text: str, path: str, kind: Any) -> tuple[str, str]:
     """msgspec's message as (field, reason)."""
+    if text.startswith("Invalid enum value") and get_origin(kind) is Literal:
+        return path, f"must be one of {', '.join(map(str, get_args(kind)))}"
     if found := _WHERE.search(text):
         text, inner = text[: found.start()], found.group(1)
         path = (path + inner) if path else inner.removeprefix(".")

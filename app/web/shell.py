@@ -29,8 +29,8 @@ from app.telemetry import Metrics
 from app.web.problem import send_problem
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
-QUIET = ("/health/", "/metrics")
-"""Addresses that machines ask every few seconds: logged at debug."""
+QUIET = ("/health/", "/metrics", "/page/", "/client.js")
+"""Addresses that machines ask every few seconds, and the files of the page, twenty a visit: logged at debug."""
 EXPOSED = "X-Request-Id, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, Warning"
 METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 PREFLIGHT_S = 7_200
