@@ -221,8 +221,11 @@ class Author:
     async def claim(self) -> Message:
         self.worker, self.token = f"w-{ids.token(40)}", ids.token()
         await self.lifecycle.scripts.run("worker_renew", self.base, self.worker, 60_000)
+        await self.lifecycle.queue.claim(self.lifecycle.keys.account_base(self.account), 1_000)
         claimed = await self.lifecycle.claim(self.account, self.id, self.worker, self.token)
         assert claimed is not None
+        if claimed[0].attempt == 1:
+            await self.lifecycle.queue.begin(claimed[0])
         self.seq = (claimed[0].attempt - 1) * ATTEMPT_SPAN + (1 if claimed[0].attempt > 1 else 0)
         self.assembler = Assembler(self.id, "test-model")
         return claimed[0]
