@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import select
 import socket
+import threading
 import time
 from array import array
 from collections.abc import Callable
@@ -65,6 +66,32 @@ def first_tokens(address: tuple[str, int], key: str, model: str, at_once: int, r
     found: list[First] = []
     for number in range(rounds):
         found += _Round(address, key, model, [f"first {number} {i}" for i in range(at_once)]).run()
+    return found
+
+
+def steady_first_tokens(address: tuple[str, int], key: str, model: str, under_way: int, rounds: int) -> list[First]:
+    """``under_way`` messages at any moment, each followed by the next as soon as it has ended, ``rounds`` times.
+
+    They begin a little apart, so that no two start together but by chance.
+    """
+    found: list[First] = []
+    failed: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            time.sleep(number * 0.023)
+            for i in range(rounds):
+                found.extend(_Round(address, key, model, [f"steady {number} {i}"]).run())
+        except (OSError, RuntimeError) as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(under_way)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
     return found
 
 
