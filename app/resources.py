@@ -32,9 +32,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 from app.accounts import Accounts
 from app.database import Database, migrate, open_pool
 from app.errors import StartFailed, Unavailable
+from app.llm.transport import KEPT_CONNECTIONS, DirectTransport
 from app.redis_door import Redis, redis_door
 from app.redis_keys import Keys
-from app.settings import Settings
+from app.settings import Settings, proxy_named
 
 CONNECTIONS = 100
 POOL_WAIT_S = 5.0
@@ -118,13 +119,20 @@ async def open_resources(settings: Settings, *, database: bool = True, http: boo
             resources._database = await stack.enter_async_context(open_pool(settings))
             resources._accounts = await Accounts.open(resources._database)
         if http:
-            resources._http = await stack.enter_async_context(
-                httpx.AsyncClient(
-                    timeout=httpx.Timeout(None, connect=MODEL_CONNECT_S),
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-                )
-            )
+            resources._http = await stack.enter_async_context(http_client())
         yield resources
+
+
+def http_client() -> httpx.AsyncClient:
+    """A client for models, over `DirectTransport`; where a proxy is named, over httpx's own transport, which knows it.
+
+    Connecting may take 10 s; reading has no limit.
+    """
+    timeout = httpx.Timeout(None, connect=MODEL_CONNECT_S)
+    if proxy_named():
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
+        return httpx.AsyncClient(timeout=timeout, limits=limits)
+    return httpx.AsyncClient(timeout=timeout, transport=DirectTransport())
 
 
 def redis_client(url: str, *, timeout_s: float | None, connections: int, retries: int) -> Redis:

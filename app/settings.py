@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.request import getproxies
 
 import msgspec
 from msgspec import Meta
@@ -151,6 +152,11 @@ def misspelt() -> list[str]:
 def environment(name: str) -> str | None:
     """One variable by its own name, for `api_key_env` in the models file."""
     return os.environ.get(name)  # noqa: TID251
+
+
+def proxy_named() -> bool:
+    """Whether the environment (or the system) sends outgoing HTTP through a proxy, as httpx finds it."""
+    return not {"http", "https", "all"}.isdisjoint(getproxies())
 
 
 def _from_file(path: Path, known: set[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 import anyio
@@ -68,7 +68,7 @@ class DirectCall:
         self._price = price
         self._stream = ChatStream(request.stop_sequences, target.api_key)
         self._response: httpx.Response | None = None
-        self._reads: AsyncGenerator[bytes, None] | None = None
+        self._reads: AsyncIterator[bytes] | None = None
         self._ended = False
 
     async def read(self) -> list[Delta] | None:
@@ -88,7 +88,7 @@ class DirectCall:
         reads, self._reads = self._reads, None
         if response is not None:
             await response.aclose()
-        if reads is not None:
+        if isinstance(reads, AsyncGenerator):
             await reads.aclose()
 
     async def _next(self) -> list[Delta]:
@@ -140,7 +140,9 @@ class DirectCall:
             self._ended = True
             return self._stream.whole(await self._whole_body(response))
         encoded = "content-encoding" in response.headers
-        self._reads = response.aiter_bytes() if encoded else response.aiter_raw()  # type: ignore[assignment]
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        # the stream itself: `aiter_raw` would add a layer to every token
+        self._reads = response.aiter_bytes() if encoded else aiter(response.stream)
         return []
 
     async def _send(self, with_usage: bool) -> httpx.Response:

@@ -25,7 +25,7 @@ The upstream connection is closed in every case when `Model.stream` is left.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import anyio
@@ -34,13 +34,13 @@ import structlog
 from anyio.abc import TaskGroup
 
 from app import ids
-from app.chat.events import Assembler, Draft, error_value, with_request_id
+from app.chat.events import Assembler, error_value, with_request_id
 from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Heart
 from app.chat.message import Message
 from app.chat.writer import RETRY_S, Outbox, Writer
 from app.errors import Unavailable, UpstreamFailed
-from app.llm.types import Delta, Model, Request
+from app.llm.types import Model, Request
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -246,7 +246,10 @@ class GenerateWorker:
         self.writer.put(outbox, assembler.start())
         wanted = msgspec.json.decode(request, type=Request)
         async with self._open_model(wanted.model).stream(wanted) as batches:
-            async for drafts in _events(batches, assembler, generation):
+            async for batch in batches:
+                generation.heard = time.monotonic()
+                if not (drafts := assembler.feed(batch)):
+                    continue
                 if outbox.first_token_ms is None and assembler.deltas:
                     outbox.first_token_ms = round((time.monotonic() - began) * 1000)
                     self._metrics.first_token(outbox.first_token_ms / 1000)
@@ -311,15 +314,6 @@ class GenerateWorker:
             first_token_ms=outbox.first_token_ms,
             error=failure.code if failure else None,
         )
-
-
-async def _events(
-    batches: AsyncIterator[list[Delta]], assembler: Assembler, generation: Generation
-) -> AsyncIterator[list[Draft]]:
-    async for batch in batches:
-        generation.heard = time.monotonic()
-        if drafts := assembler.feed(batch):
-            yield drafts
 
 
 def _failed(kind: str, code: str, explanation: str) -> UpstreamFailed:
