@@ -1,10 +1,13 @@
 -- ARGV: M, nonce, retention_s, deadline_ms (from now), unseen_s (0: never), idempotency digest ('' without), request
 -- JSON, then field, value pairs of the hash. Returns {'created'|'same', created_ms} or {'taken'}.
--- 'same' answers a repeat of this very call (nonce) or a twin under the same Idempotency-Key and body (digest).
+-- A repeat of this very call (nonce) is 'created' again, for its caller has yet to put the message in the queue; 'same'
+-- answers a twin under the same Idempotency-Key and body (digest).
 local M, nonce, retention, digest = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
 local hash = hash_of(M)
 local now = now_ms()
 local idem = base .. 'i:' .. M
+local before = redis.call('HMGET', hash, 'nc', 'c', 'ib')
+if before[1] == nonce then return {'created', tonumber(before[2])} end
 if digest ~= '' then
   local first = redis.call('HMGET', idem, 'd', 'c')
   if first[1] then
@@ -13,9 +16,8 @@ if digest ~= '' then
   end
 end
 if redis.call('EXISTS', base .. 't:' .. M) == 1 then return {'taken'} end
-local before = redis.call('HMGET', hash, 'nc', 'c', 'ib')
 if before[2] then
-  if before[1] == nonce or (digest ~= '' and before[3] == digest) then return {'same', tonumber(before[2])} end
+  if digest ~= '' and before[3] == digest then return {'same', tonumber(before[2])} end
   return {'taken'}
 end
 local deadline = now + tonumber(ARGV[4])
