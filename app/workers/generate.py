@@ -147,9 +147,6 @@ class GenerateWorker:
             except Unavailable:
                 await anyio.sleep(0.3)
                 continue
-            if self._stopping:
-                await self._put_back(taken)
-                return
             for member in taken:
                 generation = self._running[member] = Generation(member)
                 generations.start_soon(self._generate, generation)
@@ -174,6 +171,9 @@ class GenerateWorker:
                 if not taken:
                     raise
                 break
+        if self._stopping:
+            await self._put_back(taken)
+            return []
         return [member for member in taken if member not in self._running]
 
     async def _put_back(self, taken: list[str]) -> None:
