@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,14 +24,21 @@ _REFUSING = (
     redis_errors.AskError,
     redis_errors.TryAgainError,
 )
+_REFUSAL = re.compile(r"(?:^|-)(?:MISCONF|NOREPLICAS|BUSY|OOM|READONLY) ")
+"""A full disk, too few replicas, a script that runs too long have no exceptions of their own; and from within a script,
+Redis before 7 reports every refusal as the script's own error."""
 
 
 @contextmanager
 def redis_door() -> Iterator[None]:
-    """Turns Redis being down, loading, failing over, or out of memory into `Unavailable`."""
+    """Turns Redis being down, loading, failing over, or refusing writes into `Unavailable`."""
     try:
         yield
     except _AWAY as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
     except _REFUSING as error:
+        raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error
+    except redis_errors.ResponseError as error:
+        if not _REFUSAL.search(str(error)):
+            raise
         raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error

@@ -42,6 +42,7 @@ account partition       type    written by          holds, and for how long
 ``leases``              zset    chat/queue          running slots of all accounts, by lease expiry (ms)
 ``limit:A``             hash    chat/queue          the account's limits as last seen
 ``list:A``              zset    chat/queue          the account's messages, newest last; pruned by age
+``ended:A``             zset    chat/queue          messages whose end the account was told of; a minute
 ``feed:A``              stream  feeds               the account's events; 24 h
 ======================  ======  ==================  =====================================================
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from tests.rig import until
 from tests.sse import Event, assert_dense, frames, text_of
@@ -104,6 +105,26 @@ async def test_redis_killed_and_restarted_loses_and_doubles_nothing(short_tmp: P
         assert text_of(seen) == s.up.text("t400-p100")
         status = await s.ended(client, message_id)
         assert (status["status"], status["metadata"]["attempt"]) == ("completed", 1)
+
+
+@pytest.mark.parametrize("setting", [("min-replicas-to-write", "1", "0"), ("maxmemory", "1mb", "0")])
+async def test_a_redis_that_refuses_writes_for_a_while_ends_no_process(short_tmp: Path, setting: tuple[str, str, str]):
+    name, refusing, taking = setting
+    async with system(short_tmp) as s, s.client() as client, Redis.from_url(s.settings.redis_url) as redis:
+        message_id = await s.initiate(client, "t400-p100")
+        await s.written(client, message_id, 30)
+        await redis.config_set(name, refusing)
+        for _ in range(30):  # a sweep and a beat of every process fall into this time
+            answer = await client.post(f"/v1/messages/async/{message_id}/cancel")
+            assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+            await anyio.sleep(0.1)
+        await redis.config_set(name, taking)
+        status = await s.ended(client, message_id)
+        assert (status["status"], status["metadata"]["attempt"]) == ("completed", 1)
+        events = await s.observe(client, message_id)
+        assert_dense(events)
+        assert text_of(events) == s.up.text("t400-p100")
+        assert [p.returncode for p in (*s.webs, *s.workers)] == [None, None]
 
 
 async def test_a_frozen_worker_that_wakes_up_changes_nothing(short_tmp: Path):

@@ -13,7 +13,6 @@ Who wins: the first script to put a final state. Afterwards append, finish, canc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
@@ -25,7 +24,7 @@ from app.chat.events import error_value
 from app.chat.message import Message, from_hash
 from app.chat.queue import Queue
 from app.chat.scripts import Redis, Scripts, pairs, redis_door
-from app.errors import Conflict, NotFound, RateLimited
+from app.errors import Conflict, NotFound, RateLimited, Unavailable
 from app.redis_keys import Keys
 from app.settings import Settings
 
@@ -68,6 +67,9 @@ class NewMessage(msgspec.Struct, kw_only=True):
     max_running: int
     max_queued: int
 
+
+Why = Literal["user", "unobserved", "deleted"]
+"""Why a message is cancelled, as its ``message_cancelled`` says."""
 
 Claimed = tuple[Message, bytes, bytes]
 """A claimed message, its request as JSON, and the value of the restart event its attempt began with (or empty)."""
@@ -176,7 +178,7 @@ class Lifecycle:
             return final
         return int(reply[1]) if reply[0] == b"refill" else None
 
-    async def cancel(self, account: str, message_id: str, why: Literal["user", "unobserved"] = "user") -> Message:
+    async def cancel(self, account: str, message_id: str, why: Why = "user") -> Message:
         """Cancels a pending or processing message; a cancelled one answers the same again.
 
         Raises NotFound, or Conflict (with ``status``) when it has completed or failed already.
@@ -191,6 +193,7 @@ class Lifecycle:
         message = from_hash(member, pairs(reply[1:]))
         if reply[0] == b"cancelled":
             self._say_ended(message, reason=why)
+        if reply[0] in (b"cancelled", b"already"):  # or cancelled by one that died before it freed the place
             await self.queue.leave(message)
         elif reply[0] == b"final":
             raise Conflict(
@@ -201,37 +204,40 @@ class Lifecycle:
         return message
 
     async def delete(self, account: str, message_id: str) -> Message:
-        """Deletes the message, cancelling it first when it is active; the record as it was. Raises NotFound."""
-        member = f"{account}/{message_id}"
-        value = msgspec.json.encode({"reason": "deleted"})
+        """Deletes the message, cancelling it first when it is active; its last record. Raises NotFound."""
+        message = await self.read(account, message_id)
+        if message is not None and not message.final:
+            try:
+                message = await self.cancel(account, message_id, "deleted")
+            except Conflict:
+                message = await self.read(account, message_id)
+        if message is None or not message.final:
+            raise missing(message_id)
+        # the list and the feed first: with the record goes all that a repair could learn of the message's end
+        await self.queue.leave(message, unlist=True)
         reply = await self.scripts.run_durably(
             "message_delete",
             self.keys.message_base(account, message_id),
-            member,
+            message.member,
             self._channels,
-            value,
+            msgspec.json.encode({"reason": "deleted"}),
             OBSERVERS_GRACE_MS,
+            ids.token(),
         )
-        if reply[0] == b"gone":
-            # a crash may have come between the two scripts of an earlier delete: freeing the place again is harmless
-            await self.queue.forget(account, message_id)
+        if reply == b"gone":
             raise missing(message_id)
-        before = from_hash(member, pairs(reply[1:]))
-        gone = before if before.final else msgspec.structs.replace(before, status="cancelled", done=_now())
-        if gone is not before:
-            self._say_ended(gone, reason="deleted")
-        await self.queue.leave(gone, unlist=True)
-        return before
+        return message
 
     async def expire(self, member: str) -> Message | None:
         """Ends a message whose deadline has passed; None when it has not, or has ended."""
         reply = await self.scripts.run("message_expire", self._base(member), member, self._channels, DEADLINE_ERROR)
-        if reply[0] != b"failed":
+        if reply[0] == b"none":
             return None
         message = from_hash(member, pairs(reply[1:]))
-        self._say_ended(message, reason="deadline")
+        if reply[0] == b"failed":
+            self._say_ended(message, reason="deadline")
         await self.queue.leave(message)
-        return message
+        return message if reply[0] == b"failed" else None
 
     async def take_from_dead(self, member: str, worker: str) -> Message | None:
         """Takes the message from a worker found dead: it restarts, or ends with an error. None: nothing to take."""
@@ -241,15 +247,22 @@ class Lifecycle:
         """A stopping worker gives up its claim; the message restarts elsewhere, and it does not count as a loss."""
         return await self._abandon(member, "handback", token, "worker_stopped")
 
+    async def put_back(self, member: str) -> None:
+        """A worker took the message's place in the queue and will not claim it: it waits again, at its old place."""
+        account, _, message_id = member.partition("/")
+        message = await self.read(account, message_id)
+        if message is not None and not message.final and not message.worker:
+            await self.queue.requeue(message)
+
     async def seen(self, messages: Iterable[Message]) -> None:
         """Renews the observed-lease of messages that are cancelled when nobody watches them (``unseen_s`` > 0)."""
-        now = _now()
-        with redis_door():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for message in messages:
-                    member = message.member
-                    pipe.zadd(f"{self._base(member)}unseen", {member: now + message.unseen_s * 1000}, xx=True)
-                await pipe.execute()
+        by_base: dict[str, list[str | int]] = {}
+        for message in messages:
+            by_base.setdefault(self._base(message.member), []).extend((message.member, message.unseen_s))
+        replies = await self.scripts.run_many([("message_seen", base, tuple(args)) for base, args in by_base.items()])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise Unavailable("Redis refused to renew an observed-lease") from reply
 
     async def repair(self, member: str) -> None:
         """Finishes what a dead process left between the two scripts of a step, from the message's own state."""
@@ -308,10 +321,6 @@ class Lifecycle:
 def missing(message_id: str) -> NotFound:
     """The one answer for a message that never was, is deleted, is past its retention, or is another's."""
     return NotFound("message", f"there is no message {message_id!r}", message_id=message_id)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _creation_fields(new: NewMessage) -> list[str | bytes | int]:

@@ -57,29 +57,23 @@ class Queue:
 
     async def offer(self, message: Message) -> None:
         """A message without an owner waits (again), unless a fresh lease says that a worker is just taking it."""
-        limit = self._settings.max_running
-        base = self._keys.account_base(message.account)
-        with redis_door():
-            held = await self._scripts.redis.zscore(f"{base}leases", message.member)
-        if held is None:
-            await self._enter(message, limit, self._settings.max_queued, force=True)
-        elif held <= time.time() * 1000:
-            await self.requeue(message)
+        await self._enter(message, self._settings.max_running, self._settings.max_queued, force=True)
 
     async def leave(self, message: Message, *, unlist: bool = False) -> None:
         """An ended message gives its place or slot back, and the feed says how it ended."""
         kind = _KINDS[message.status]
-        await self._leave(message.account, message.id, kind, message.user, event_body(kind, message), unlist)
+        body = event_body(kind, message)
+        await self._leave(message.account, message.id, message.created, kind, message.user, body, unlist)
 
     async def forget(self, account: str, message_id: str) -> None:
         """A message that is gone gives back whatever place it held; nobody is told."""
-        await self._leave(account, message_id, "", "", b"", unlist=True)
+        await self._leave(account, message_id, "", "", "", b"", unlist=True)
 
-    async def begin(self, message: Message) -> None:
-        """The feed says that the message is being generated, unless its end has been told already."""
-        base = self._keys.account_base(message.account)
-        body = event_body("message.processing", message)
-        await self._scripts.run("queue_begin", base, message.account, message.id, message.user, body)
+    async def started(self, message: Message) -> None:
+        """The feed says that a worker has begun the message, unless it has been told of its end already."""
+        base, kind = self._keys.account_base(message.account), "message.processing"
+        body = event_body(kind, message)
+        await self._scripts.run("queue_started", base, message.account, message.id, kind, message.user, body)
 
     async def lapsed(self, base: str, most: int) -> list[str]:
         """Members whose lease ran out."""
@@ -114,9 +108,12 @@ class Queue:
             )
         )
 
-    async def _leave(self, account: str, message_id: str, kind: str, user: str, body: bytes, unlist: bool) -> None:
+    async def _leave(
+        self, account: str, message_id: str, created: int | str, kind: str, user: str, body: bytes, unlist: bool
+    ) -> None:
         base = self._keys.account_base(account)
-        await self._scripts.run("queue_leave", base, account, message_id, kind, user, body, int(unlist), self._wake)
+        args = (account, message_id, created, kind, user, body, int(unlist), self._wake)
+        await self._scripts.run("queue_leave", base, *args)
 
 
 def event_body(kind: str, message: Message) -> bytes:

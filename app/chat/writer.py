@@ -126,7 +126,8 @@ class Writer:
         if outbox.first_token_ms is not None:
             fields += ["f", outbox.first_token_ms]
         tries = 0
-        while not outbox.lost:
+        # once sent it may have been done, which refuses a late append of ours too: only its own answer tells
+        while tries or not outbox.lost:
             self._waiting.pop(outbox.message.member, None)
             first, flat = outbox.unsent()
             try:

@@ -1,4 +1,4 @@
--- ARGV: M, channel prefix, why ('user' or 'unobserved'), event value. Returns {'cancelled'|'already'|'final'|'seen',
+-- ARGV: M, channel prefix, why ('user', 'unobserved' or 'deleted'), event value. Returns {'cancelled'|'already'|'final'|'seen',
 -- hash fields...} or {'gone'}. The first to finish wins: after 'cancelled' no event is ever numbered after this one.
 local M = ARGV[1]
 local hash = hash_of(M)

@@ -1,7 +1,7 @@
 -- ARGV: M, nonce, retention_s, deadline_ms (from now), unseen_s (0: never), idempotency digest ('' without), request
 -- JSON, then field, value pairs of the hash. Returns {'created'|'same', created_ms} or {'taken'}.
--- A repeat of this very call (nonce: its reply was lost) is 'created' again, so that its caller goes on to the queue;
--- 'same' answers a twin under the same Idempotency-Key and body (digest).
+-- A repeat of this very call (nonce) is 'created' again, for its caller has yet to put the message in the queue; 'same'
+-- answers a twin under the same Idempotency-Key and body (digest).
 local M, nonce, retention, digest = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
 local hash = hash_of(M)
 local now = now_ms()

@@ -1,12 +1,11 @@
 -- Ends a message whose deadline has passed, whoever owns it. ARGV: M, channel prefix, error JSON without request_id.
--- Returns {'failed', hash...} or {'none'}.
+-- Returns {'failed', hash...}, {'final', hash...} when it has ended already, or {'none'}.
 local M = ARGV[1]
 local hash = hash_of(M)
 local state = redis.call('HMGET', hash, 's', 'n', 'w', 'p', 'ri')
-if not state[1] or is_final(state[1]) then
-  unschedule(M)
-  return {'none'}
-end
+if not state[1] or is_final(state[1]) then unschedule(M) end
+if not state[1] then return {'none'} end
+if is_final(state[1]) then return {'final', unpack(redis.call('HGETALL', hash))} end
 local now = now_ms()
 if tonumber(state[4]) > now then return {'none'} end
 local seq = tonumber(state[2]) + 1

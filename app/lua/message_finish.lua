@@ -1,7 +1,7 @@
 -- A worker's last word: the remaining events, the terminal one last, and the final state. ARGV: M, claim token, status,
 -- number of hash values that follow, those field, value pairs, first seq, then field, value pairs of events.
 -- Returns {'done', hash fields...}, {'refill', last seq}, or {'lost'} when the claim is no longer this worker's. A repeat
--- of the call that finished it (its reply was lost) is 'done' again: its caller still has the slot to free.
+-- by the one that finished is 'done' again: the reply was lost, and its caller has yet to free the slot.
 local M = ARGV[1]
 local hash = hash_of(M)
 local state = redis.call('HMGET', hash, 'k', 'n', 'w', 'fk')

@@ -1,18 +1,23 @@
 -- ARGV: account, id, created_ms, max_running, max_queued, force (0|1), user, feed data, list horizon_ms, wake channel.
--- Returns 1 when the message waits (again), 0 when the account's queue is full (nothing is changed then).
--- `force` is for repairs and requeues: a message that was accepted once is never refused later.
-local account, id, created = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local wait, member = base .. 'wait:' .. account, account .. '/' .. id
-if redis.call('ZSCORE', wait, id) then return 1 end
-if ARGV[6] == '1' then
-  if redis.call('SISMEMBER', base .. 'run:' .. account, id) == 1 then return 1 end
+-- Returns 1 when the message waits (again), runs, or ended, 0 when the account's queue is full (nothing is changed then).
+-- `force` is for repairs: a message that was accepted once is never refused later, and one whose lease ran out waits
+-- again. Without it, a message that the list has already is a repeat of this very call.
+local account, id, created, force = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6] == '1'
+local wait, run, list = base .. 'wait:' .. account, base .. 'run:' .. account, base .. 'list:' .. account
+local listed = tonumber(redis.call('ZSCORE', list, id) or 0) == created
+if has_ended(account, id, ARGV[3]) or redis.call('ZSCORE', wait, id) then return 1 end
+if force then
+  local lease = redis.call('ZSCORE', base .. 'leases', account .. '/' .. id)
+  if lease and tonumber(lease) > now_ms() then return 1 end
+  free(account, id)
+elseif listed then
+  return 1
 elseif redis.call('ZCARD', wait) >= tonumber(ARGV[5]) then
   return 0
 end
-redis.call(ARGV[6] == '1' and 'HSETNX' or 'HSET', base .. 'limit:' .. account, 'r', ARGV[4])
+redis.call(force and 'HSETNX' or 'HSET', base .. 'limit:' .. account, 'r', ARGV[4])
 redis.call('ZADD', wait, created, id)
-local list = base .. 'list:' .. account
-if not redis.call('ZSCORE', list, id) then
+if not listed then
   redis.call('ZREMRANGEBYSCORE', list, '-inf', ARGV[9])
   redis.call('ZADD', list, created, id)
   post(account, 'message.created', ARGV[7], ARGV[8])

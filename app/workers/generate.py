@@ -35,7 +35,7 @@ from anyio.abc import TaskGroup
 
 from app import ids
 from app.chat.events import Assembler, error_value, with_request_id
-from app.chat.lifecycle import Lifecycle
+from app.chat.lifecycle import Claimed, Lifecycle
 from app.chat.liveness import Heart
 from app.chat.message import Message
 from app.chat.writer import RETRY_S, Outbox, Writer
@@ -166,8 +166,24 @@ class GenerateWorker:
             free = self._settings.worker_slots - len(self._running) - len(taken)
             if free <= 0:
                 break
-            taken += await self._lifecycle.queue.claim(bases[(self._turn + i) % len(bases)], free)
+            try:
+                taken += await self._lifecycle.queue.claim(bases[(self._turn + i) % len(bases)], free)
+            except Unavailable:
+                if not taken:
+                    raise
+                break
+        if self._stopping:
+            await self._put_back(taken)
+            return []
         return [member for member in taken if member not in self._running]
+
+    async def _put_back(self, taken: list[str]) -> None:
+        """What was taken while `stop` was called waits again; nobody else would see to it or stop it."""
+        for member in taken:
+            try:
+                await self._lifecycle.put_back(member)
+            except Unavailable:
+                return  # the leases run out
 
     def _owned(self) -> list[str]:
         return [g.member for g in self._running.values() if g.message is not None and g.why != "lost"]
@@ -186,13 +202,9 @@ class GenerateWorker:
                     generation.stop("silent")
 
     async def _generate(self, generation: Generation) -> None:
-        account, _, message_id = generation.member.partition("/")
         token = ids.token()
         try:
-            claimed = await self._lifecycle.claim(account, message_id, self.heart.name, token)
-        except Unavailable:
-            claimed = None  # the lease runs out and the sweep looks at the message
-        try:
+            claimed = await self._claim_message(generation.member, token)
             if claimed is not None:
                 with self._metrics.generating():
                     await self._attempt(generation, token, *claimed)
@@ -200,6 +212,20 @@ class GenerateWorker:
             del self._running[generation.member]
             self._ended.set()
             self._wake.set()
+
+    async def _claim_message(self, member: str, token: str) -> Claimed | None:
+        """Asks until it is answered: were only the reply lost, the message would be with a worker that is alive and
+        does not know of it. A stopping worker may leave it: it is found when the worker's liveness has ended."""
+        account, _, message_id = member.partition("/")
+        name, tries = self.heart.name, 0
+        while True:
+            try:
+                return await self._lifecycle.claim(account, message_id, name, token)
+            except Unavailable:
+                if self._stopping:
+                    return None
+                await anyio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
 
     async def _attempt(
         self, generation: Generation, token: str, message: Message, request: bytes, restart: bytes
@@ -219,7 +245,7 @@ class GenerateWorker:
 
     async def _tell_feed(self, message: Message) -> None:
         try:
-            await self._lifecycle.queue.begin(message)
+            await self._lifecycle.queue.started(message)
         except Unavailable as error:
             self._metrics.unavailable(error)
 
@@ -271,11 +297,11 @@ class GenerateWorker:
     ) -> None:
         message = outbox.message
         if generation.why == "lost":
-            self._say(message, "abandoned", outbox)
+            # a hint may be older than the claim: what is still ours after all goes on elsewhere
+            await self._hand_back(message, outbox, "abandoned")
             return
         if generation.why == "stopping" and failure is None and not generation.complete:
-            outbox.lost = True
-            await self._hand_back(message, outbox)
+            await self._hand_back(message, outbox, "handed_back")
             return
         if generation.why == "silent" and not generation.complete:
             failure = _failed(
@@ -294,13 +320,14 @@ class GenerateWorker:
         final = await self.writer.finish(outbox, drafts, status, values)
         self._say(final or message, final.status if final else "abandoned", outbox, failure)
 
-    async def _hand_back(self, message: Message, outbox: Outbox) -> None:
+    async def _hand_back(self, message: Message, outbox: Outbox, outcome: str) -> None:
+        outbox.lost = True
         with anyio.move_on_after(2):
             try:
                 await self._lifecycle.hand_back(message.member, outbox.token)
             except Unavailable:
                 log.warning("message.hand_back_failed", message_id=message.id)  # the sweep finds it
-        self._say(message, "handed_back", outbox)
+        self._say(message, outcome, outbox)
 
     def _say(self, message: Message, outcome: str, outbox: Outbox, failure: UpstreamFailed | None = None) -> None:
         self._metrics.generation_ended(outcome, outbox.tokens)
