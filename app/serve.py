@@ -15,6 +15,7 @@ Started as a command the server would wait for open streams before it told us of
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import socket
@@ -196,6 +197,7 @@ async def _listen(web: Web, host: str, port: int, stop: anyio.Event | None, task
             await group.start(_on_signal, stopping)
         group.start_soon(_run, server, stopping, ended)
         await _until_listening(host, port)
+        _keep_what_is_loaded()
         group.start_soon(pulse)
         log.info("web.started", host=host, port=port)
         task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -252,6 +254,12 @@ async def _until_listening(host: str, port: int) -> None:
             except OSError:
                 await anyio.sleep(0.01)
     raise StartFailed(f"port {port} of {host} cannot be listened on")
+
+
+def _keep_what_is_loaded() -> None:
+    """What has been imported stays for good: without this a full collection holds every stream up for 40 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def _free_port(host: str) -> int:

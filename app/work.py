@@ -7,6 +7,7 @@ for ``drain_s``, hands the rest back, and ends.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 from collections.abc import Callable
@@ -59,6 +60,8 @@ async def _generate(
     litellm = importlib.import_module("app.llm.litellm_door")  # only this kind of process pays for it
     stack.push_async_callback(litellm.close)
     await litellm.warm()
+    gc.collect()
+    gc.freeze()  # litellm's modules stay for good; else a full collection holds every message up for 200 ms
     opener = _opener(models, resources, litellm)
     worker = GenerateWorker(lifecycle, opener, resources.settings, metrics)
     async with anyio.create_task_group() as tg:
