@@ -1,0 +1,52 @@
+"""Commands of every size arrive whole and in order, and a Redis that takes nothing is still noticed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptSocketConnection
+from app.resources import redis_client
+from app.settings import Settings
+
+
+@pytest.mark.parametrize("size", [0, 1, AT_ONCE_BYTES - 1, AT_ONCE_BYTES, AT_ONCE_BYTES * 40])
+async def test_commands_of_every_size_arrive_whole(settings: Settings, size: int) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=2, retries=0)
+    try:
+        assert client.connection_pool.connection_class in (PromptConnection, PromptSocketConnection)
+        for i in range(3):
+            value = bytes([65 + i]) * size
+            assert await client.echo(value) == value
+        async with client.pipeline(transaction=False) as pipe:
+            for i in range(50):
+                pipe.echo(b"%d" % i * (size // 50 + 1))
+            assert await pipe.execute() == [b"%d" % i * (size // 50 + 1) for i in range(50)]
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("size", [10, 8_000_000])
+async def test_a_redis_that_neither_reads_nor_answers_is_given_up(size: int) -> None:
+    silent = asyncio.Event()
+
+    async def handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while b"ECHO" not in (asked := await reader.read(4_096)):
+            for command in asked.split(b"*")[1:]:
+                writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n" if b"HELLO" in command else b"+OK\r\n")
+        await silent.wait()
+        writer.close()
+
+    server = await asyncio.start_server(handshake, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = redis_client(f"redis://127.0.0.1:{port}", timeout_s=0.2, connections=1, retries=0)
+    try:
+        with pytest.raises(RedisTimeoutError):
+            await asyncio.wait_for(client.echo(b"x" * size), 10)
+    finally:
+        silent.set()
+        await client.aclose()
+        server.close()
+        await server.wait_closed()
