@@ -33,6 +33,10 @@ Id = tuple[int, int]
 _CURSOR = re.compile(r"(n?)(\d{1,19})-(\d{1,19})\Z", re.ASCII)
 
 
+KINDS = ("message.created", "message.processing", "message.completed", "message.cancelled", "message.error")
+"""Every kind of event there is."""
+
+
 class FeedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event: ``data`` is the JSON of a webhook's body."""
 

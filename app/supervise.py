@@ -76,11 +76,16 @@ def programs(settings: Settings) -> list[Program]:
     ]
 
 
-async def run(settings: Settings, say: Say) -> None:
-    """`reprise run`: until SIGINT or SIGTERM. Raises StartFailed with one line when something cannot start."""
+async def run(settings: Settings, say: Say, show_key: bool) -> None:
+    """`reprise run`: until SIGINT or SIGTERM. Raises StartFailed with one line when something cannot start.
+
+    ``show_key``: what is said is seen by the person who started it, and kept in no log.
+    """
     configure_logging(settings)
     load_models(settings)  # a mistake in the file is told before anything starts
-    await supervise(settings, programs(settings), prepare=_prepare, worker_died=_drop_worker, say=say)
+    await supervise(
+        settings, programs(settings), prepare=_prepare, worker_died=_drop_worker, say=say, show_key=show_key
+    )
 
 
 async def _prepare(settings: Settings) -> str | None:
@@ -94,7 +99,13 @@ async def _drop_worker(settings: Settings, worker: str) -> None:
 
 
 async def supervise(
-    settings: Settings, children: Sequence[Program], *, prepare: Prepare, worker_died: WorkerDied, say: Say
+    settings: Settings,
+    children: Sequence[Program],
+    *,
+    prepare: Prepare,
+    worker_died: WorkerDied,
+    say: Say,
+    show_key: bool = False,
 ) -> None:
     """Run everything until SIGINT or SIGTERM. Raises StartFailed with one line when it cannot start."""
     try:
@@ -102,14 +113,19 @@ async def supervise(
             work = anyio.CancelScope()
             await group.start(_cancel_on_signal, work, say)
             with work:
-                await _run(settings, children, prepare, worker_died, say)
+                await _run(settings, children, prepare, worker_died, say, show_key)
             group.cancel_scope.cancel()
     except BaseExceptionGroup as failures:
         raise (ours_alone(failures) or failures) from None
 
 
 async def _run(
-    settings: Settings, children: Sequence[Program], prepare: Prepare, worker_died: WorkerDied, say: Say
+    settings: Settings,
+    children: Sequence[Program],
+    prepare: Prepare,
+    worker_died: WorkerDied,
+    say: Say,
+    show_key: bool,
 ) -> None:
     settings = msgspec.structs.replace(settings, port=free_port(settings.host, settings.port))
     async with (
@@ -138,7 +154,7 @@ async def _run(
                 group.start_soon(child.run)
             for child in running:
                 await child.ready.wait()
-            say(f"Ready: {page_address(settings, key)}")
+            say(ready(settings, key, show_key))
 
 
 class Child:
@@ -258,6 +274,13 @@ def page_address(settings: Settings, key: str | None) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
     address = f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{settings.port}/"
     return f"{address}#key={key}" if key else address
+
+
+def ready(settings: Settings, key: str | None, show_key: bool) -> str:
+    """That everything runs, where, and with which key: a log must not hold the key itself."""
+    if key is None or show_key:
+        return f"Ready: {page_address(settings, key)}"
+    return f"Ready: {page_address(settings, None)} (the root key is in {Path(settings.data_dir) / 'root-key'})"
 
 
 def introduction(settings: Settings, engines: Engines, children: Sequence[Program]) -> str:

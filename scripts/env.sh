@@ -38,7 +38,7 @@ prepare() {
     if prepared "$1"; then return; fi
     if command -v flock >/dev/null; then
         exec 9>>.venv.lock # several scripts at once take turns
-        flock 9
+        flock -n 9 || { say "waiting for another script that is installing the packages" && flock 9; }
     fi
     prepared "$1" || install "$1"
     exec 9>&-
@@ -61,4 +61,5 @@ install() {
     printf '#!/bin/sh\nexec "%s" -m app "$@"\n' "$python" >.venv/bin/reprise
     chmod +x .venv/bin/reprise
     wanted "$1" >.venv/installed
+    say "installed"
 }

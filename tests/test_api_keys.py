@@ -104,10 +104,13 @@ async def test_a_bound_key_cannot_end_others(web: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "fields"),
     [
         ({"scopes": ["nope"]}, "scopes[0]"),
         ({"scopes": []}, "scopes"),
+        ({"scopes": ["nope"], "expires_in": 0}, "expires_in scopes[0]"),
+        ({"scopes": "nope", "expires_in": "soon"}, "scopes expires_in"),
+        ({"name": 1, "scopes": ["messages:read", "nope"], "expires_in": "soon"}, "name scopes[1] expires_in"),
         ({"name": ""}, "name"),
         ({"name": "a\x00b"}, "name"),
         ({"user_id": ""}, "user_id"),
@@ -118,11 +121,11 @@ async def test_a_bound_key_cannot_end_others(web: Live) -> None:
         ({"expires_in": "9999-12-31T00:00:00Z"}, "expires_in"),
     ],
 )
-async def test_wrong_fields_are_named(web: Live, body: dict[str, Any], field: str) -> None:
+async def test_wrong_fields_are_named(web: Live, body: dict[str, Any], fields: str) -> None:
     async with web.client() as root:
         answer = await root.post(PATH, json={"name": "k", "scopes": ["messages:read"]} | body)
         assert answer.status_code == 422
-        assert [error["field"] for error in answer.json()["error"]["details"]["errors"]] == [field]
+        assert [error["field"] for error in answer.json()["error"]["details"]["errors"]] == fields.split()
         assert (await root.get(PATH)).json()["pagination"]["total_items"] == 1
 
 

@@ -39,6 +39,10 @@ WRONG: list[tuple[dict, list[str]]] = [
     (BODY | {"metadata": {"user_id": 7, "thread_id": "x" * 300}}, ["metadata.user_id", "metadata.thread_id"]),
     (BODY | {"on_worker_loss": "panic", "memory": {"limit": 0}}, ["on_worker_loss", "memory.limit"]),
     (BODY | {"metadata": []}, ["metadata"]),
+    (
+        {"deadline_seconds": -1, "retention_seconds": 10**12, "model": "no-such", "metadata": {"user_id": 7}},
+        ["messages", "deadline_seconds", "retention_seconds", "metadata.user_id", "model"],
+    ),
     (BODY | {"stream_type": ""}, ["stream_type"]),
 ]
 

@@ -109,6 +109,18 @@ def test_keys_work_with_nothing_running(short_tmp: Path) -> None:
     assert made.stderr.split()[1] in reprise(None, "key", "list", "--data-dir", place).stdout
 
 
+@pytest.mark.parametrize(
+    "command", [("key", "list"), ("key", "revoke", "key_1"), ("migrate",), ("dead-letters", "list")]
+)
+def test_only_a_new_key_makes_a_data_directory(short_tmp: Path, command: tuple[str, ...]) -> None:
+    place = short_tmp / "typo"
+    refused = reprise(None, *command, "--data-dir", str(place))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"reprise: there is nothing of Reprise in {place}: start `reprise run`")
+    assert refused.stderr.count("\n") == 1
+    assert not place.exists()
+
+
 def test_doctor_finds_all_well(settings: Settings) -> None:
     reprise(settings, "migrate")
     report = reprise(settings, "doctor")
@@ -143,7 +155,7 @@ def test_doctor_starts_nothing_where_nothing_is(short_tmp: Path) -> None:
 
 def test_ctrl_c_is_130(short_tmp: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "app", "migrate", "--data-dir", str(short_tmp / "data")],
+        [sys.executable, "-m", "app", "key", "create", "--data-dir", str(short_tmp / "data")],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,

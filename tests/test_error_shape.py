@@ -59,7 +59,11 @@ async def test_a_method_that_is_not_taken(web: Live) -> None:
     async with web.client() as client:
         answer = await client.put("/v1/api-keys")
     check(answer, 405, "METHOD_NOT_ALLOWED")
-    assert "POST" in answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    async with web.client() as client:
+        assert (await client.put("/v1/messages/async/x/cancel")).headers["allow"] == "OPTIONS, POST"
+        head = await client.head("/v1/messages/async/x/cancel")
+    assert (head.status_code, head.headers["allow"]) == (405, "OPTIONS, POST")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from app.feeds import KINDS
 from app.settings import Settings
 from tests.rig import until
 from tests.stage import Author, Stage, stage
@@ -113,6 +114,14 @@ async def test_kinds_and_bound_users(web: Stage) -> None:
     assert [frame["data"]["data"]["message_id"] for frame in only] == ["m1", "m2"]
     bobs = await frames(web, 3, key="acc/bob", cursor=begin)
     assert {frame["data"]["data"]["message_id"] for frame in bobs} == {"m2"}
+
+
+async def test_a_kind_that_does_not_exist_is_400(web: Stage) -> None:
+    """PROTOCOL A5."""
+    refused = await web.get(f"{PATH}?kinds=message.completed,foo")
+    assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (400, "kinds")
+    for kind in KINDS:
+        assert kind in refused.json()["detail"]
 
 
 async def test_cursor_that_is_not_kept_gets_a_gap_first(web: Stage) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from app.chat.control import listen
 from app.chat.events import content_of
@@ -119,8 +120,11 @@ async def test_a_whole_answer(settings: Settings):
 
 async def test_the_models_own_failure_keeps_the_partial_text(settings: Settings):
     async with worker_on(settings) as rig:
-        await rig.lifecycle.create(new_message("m", model="failing"))
-        message = await rig.ended("m")
+        with capture_logs() as lines:
+            await rig.lifecycle.create(new_message("m", model="failing"))
+            message = await rig.ended("m")
+            (line,) = await until(lambda: [line for line in lines if line["event"] == "message.error"])
+        assert (line["log_level"], line["error"], line["reason"]) == ("warning", "OVERLOADED", "Too busy.")
         assert (message.status, error_of(message)["type"]) == ("error", "overloaded_error")
         assert message.status_object()["error_message"] == "Too busy. (503 from the model)"
         log = await entries(rig.lifecycle, "m")
@@ -188,7 +192,10 @@ async def test_stopping_drains_then_hands_back(settings: Settings):
     async with worker_on(settings, drain_s=0.3) as rig:
         await rig.lifecycle.create(new_message("m", model="endless"))
         await rig.begun("m")
-        await rig.worker.stop()
+        with capture_logs() as lines:
+            await rig.worker.stop()
+        (line,) = [line for line in lines if line["event"] == "worker.finishing"]
+        assert (line["messages"], line["at_most_s"]) == (1, 0.3)
         await until(lambda: rig.left == ["endless"])
 
         async def handed_back() -> bool:

@@ -243,7 +243,8 @@ async def test_a_provider_nobody_knows_is_an_error(through_litellm: Door) -> Non
     target = Target(name="nobody/knows", model="nobody/knows", path="litellm")
     with pytest.raises(UpstreamFailed) as caught:
         await answer(RetryingModel(target, through_litellm))
-    assert caught.value.type == "invalid_request_error"
+    assert (caught.value.type, caught.value.code) == ("not_found_error", "MODEL_NOT_FOUND")
+    assert (str(caught.value), caught.value.retryable) == ("no provider is called nobody", False)
 
 
 async def test_litellm_says_nothing_of_its_own(

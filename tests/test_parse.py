@@ -40,6 +40,20 @@ def errors_of(raw: bytes, shape: type[msgspec.Struct] = Body) -> dict[str, str]:
     return {error["field"]: error["reason"] for error in listed}
 
 
+def test_what_only_a_check_can_say_is_told_with_the_rest() -> None:
+    def check(body: Body) -> list[tuple[str, str]]:
+        return [("maybe", "is too much")] if (body.maybe or 0) > 9 else []
+
+    def told(raw: bytes) -> list[str]:
+        with pytest.raises(ValidationFailed) as caught:
+            decode(raw, Body, check, title="t", inner=Inner(count=1))
+        return [error["field"] for error in caught.value.details["errors"]]
+
+    assert told(b'{"title": "t", "inner": {"count": 1}, "maybe": 10}') == ["maybe"]
+    assert told(b'{"inner": {}, "maybe": 10}') == ["title", "inner.count", "maybe"]
+    assert told(b'{"title": "t", "inner": {"count": 1}, "maybe": "10"}') == ["maybe"]
+
+
 def test_a_right_body_and_its_unknown_fields() -> None:
     body, unknown = decode(b'{"title": "t", "inner": {"count": 1}, "else": 1, "more\\r\\n": 2}', Body)
     assert (body.title, body.inner.count, unknown) == ("t", 1, ["else", "more\r\n"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -39,6 +41,12 @@ class Reprise:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
 
+    def wait_said(self, text: str) -> None:
+        deadline = time.monotonic() + 20
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def child(self, command: str) -> int | None:
         """The process that runs this command of ours, if it lives."""
         for pid in self.children():
@@ -65,13 +73,14 @@ class Reprise:
 
 
 @contextmanager
-def running(place: Path, *options: str) -> Iterator[Reprise]:
+def running(place: Path, *options: str, terminal: int | None = None) -> Iterator[Reprise]:
+    """`reprise run`; its standard output goes to the log, or to ``terminal``."""
     port, data, log = free_port("127.0.0.1", 0), place / "data", place / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "run", "--port", str(port), "--data-dir", str(data), *options],
             cwd=REPOSITORY,
-            stdout=output,
+            stdout=output if terminal is None else terminal,
             stderr=output,
         )
     try:
@@ -120,7 +129,8 @@ def test_it_runs_heals_and_stops(short_tmp: Path) -> None:
             os.kill(before, signal.SIGKILL)
             reprise.wait_replaced(command, before)
         reprise.wait_ready()
-        assert f"#key={key}" in reprise.log.read_text()
+        reprise.wait_said(f"Ready: {reprise.address}/ (the root key is in {reprise.data / 'root-key'})")
+        assert key not in reprise.log.read_text()
 
         everything = reprise.children()
         assert len(everything) == 6
@@ -136,13 +146,19 @@ def test_killed_it_starts_again_on_the_same_data(short_tmp: Path) -> None:
         key = (reprise.data / "root-key").read_text()
         everything = reprise.children()
         reprise.process.kill()
-    with running(short_tmp) as reprise:
-        reprise.wait_ready()
+    reading, writing = pty.openpty()
+    with running(short_tmp, terminal=writing) as reprise:
+        said = b""
+        while f"Ready: {reprise.address}/#key={key.strip()}".encode() not in said:
+            assert select.select([reading], [], [], 40)[0], said
+            said += os.read(reading, 65_536)
         assert ended(everything)
         assert (reprise.data / "root-key").read_text() == key
         reprise.process.send_signal(signal.SIGINT)
         assert reprise.process.wait(timeout=10) == 0
         assert not any(running_in(reprise.data / name) for name in ("redis", "postgres"))
+    os.close(reading)
+    os.close(writing)
 
 
 def _path(address: str) -> str:

@@ -141,6 +141,26 @@ async def test_a_log_line_carries_no_query() -> None:
     assert "secret" not in repr(lines)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_websocket_is_logged_with_its_close_code(ours: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if ours:
+            await send({"type": "websocket.close", "code": 4404, "reason": ""})
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"} if ours else {"type": "websocket.disconnect", "code": 1005}
+
+    async def send(_: Any) -> None:
+        return
+
+    with capture_logs() as lines:
+        scope: Any = {"type": "websocket", "path": "/a", "headers": [], "query_string": b"token=secret"}
+        await shell(app)(scope, receive, send)
+    (line,) = lines
+    assert (line["event"], line["code"]) == ("websocket.closed", 4404 if ours else 1005)
+
+
 @pytest.mark.parametrize(
     ("path", "level"), [("/page/app.js", "debug"), ("/client.js", "debug"), ("/health/ready", "debug"), ("/", "info")]
 )

@@ -12,7 +12,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.chat.events import data_of
+from app.errors import Unavailable
 from app.settings import Settings
+from app.web.sockets import refusal
 from tests.rig import entries, until
 from tests.stage import Author, Stage, finished, stage
 
@@ -30,6 +32,12 @@ def dial(web: Stage, message_id: str, query: str = "", key: str | None = "acc") 
 
 async def drain(socket: ClientConnection) -> tuple[list[str], int]:
     """Every text frame, and the close code."""
+    texts, code, _ = await drained(socket)
+    return texts, code
+
+
+async def drained(socket: ClientConnection) -> tuple[list[str], int, str]:
+    """Every text frame, the close code and its reason."""
     texts: list[str] = []
     with anyio.fail_after(15):
         try:
@@ -37,7 +45,7 @@ async def drain(socket: ClientConnection) -> tuple[list[str], int]:
                 texts.append(str(await socket.recv()))
         except ConnectionClosed as closed:
             assert closed.rcvd is not None
-            return texts, closed.rcvd.code
+            return texts, closed.rcvd.code, closed.rcvd.reason
 
 
 async def expected(web: Stage, author: Author, after: int = 0) -> list[str]:
@@ -80,14 +88,29 @@ async def test_cancel(web: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "key", "code"),
-    [("", None, 4401), ("?token=acc:other", None, 4404), ("", "other", 4404), ("?after=-1", "acc", 4400)],
+    ("query", "key", "code", "reason"),
+    [
+        ("", None, 4401, "UNAUTHORIZED: "),
+        ("?token=acc:other", None, 4404, "MESSAGE_NOT_FOUND: "),
+        ("", "other", 4404, "MESSAGE_NOT_FOUND: "),
+        ("?after=-1", "acc", 4400, "BAD_REQUEST: after: must be a sequence number, 0 or more"),
+    ],
 )
-async def test_refusals_are_accepted_then_closed(web: Stage, query: str, key: str | None, code: int) -> None:
+async def test_refusals_are_accepted_then_closed(
+    web: Stage, query: str, key: str | None, code: int, reason: str
+) -> None:
     """PROTOCOL W2."""
     author = await Author.create(web.lifecycle)
     async with dial(web, author.id, query, key) as socket:
-        assert await drain(socket) == ([], code)
+        texts, closed, said = await drained(socket)
+    assert (texts, closed) == ([], code)
+    assert said.startswith(reason)
+
+
+def test_a_close_reason_fits_its_frame() -> None:
+    code, reason = refusal(Unavailable("zu lang: " + "ü" * 100))
+    assert (code, len(reason.encode())) == (4503, 122)  # cut at 123 bytes, half a letter less
+    assert reason.startswith("UNAVAILABLE: zu lang: üü")
 
 
 async def test_cancel_without_the_scope_is_refused(web: Stage) -> None:

@@ -24,7 +24,7 @@ from app.engines.home import lock_owner, running_engines
 from app.engines.process import running_in
 from app.errors import StartFailed
 from app.settings import Settings
-from app.supervise import Program, free_port, page_address, supervise
+from app.supervise import Program, free_port, page_address, ready, supervise
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -130,7 +130,9 @@ def supervisor(place: Path, *kinds: str) -> Iterator[Running]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_within_ten_seconds(short_tmp: Path, number: signal.Signals) -> None:
     with supervisor(short_tmp, "web", "stubborn") as running:
-        assert running.read_until("Ready") == f"Ready: http://127.0.0.1:{_port(running)}/#key=the-key\n"
+        kept = short_tmp / "data" / "root-key"
+        said = running.read_until("Ready")
+        assert said == f"Ready: http://127.0.0.1:{_port(running)}/ (the root key is in {kept})\n"
         assert len(running.everything()) > 3
         running.process.send_signal(number)
         running.process.wait(timeout=10)
@@ -267,3 +269,10 @@ def test_ports_and_addresses() -> None:
         free_port("192.0.2.1", 0)
     assert page_address(Settings(host="0.0.0.0", port=80), "k") == "http://127.0.0.1:80/#key=k"
     assert page_address(Settings(host="::1", port=80), "k") == "http://[::1]:80/#key=k"
+
+
+def test_only_a_terminal_is_shown_the_key() -> None:
+    settings = Settings(port=80, data_dir="/data")
+    assert ready(settings, "k", True) == "Ready: http://127.0.0.1:80/#key=k"
+    assert ready(settings, "k", False) == "Ready: http://127.0.0.1:80/ (the root key is in /data/root-key)"
+    assert ready(settings, None, False) == ready(settings, None, True) == "Ready: http://127.0.0.1:80/"

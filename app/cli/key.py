@@ -66,7 +66,7 @@ def create(
             owner = await accounts.create_account(account)
         return await accounts.create_key(owner.id, name, scopes or USUAL_SCOPES, user_id=user_id, expires_at=expires_at)
 
-    key, text = anyio.run(_with_accounts, load({"data_dir": data_dir}), act)
+    key, text = anyio.run(_with_accounts, load({"data_dir": data_dir}), act, True)
     click.echo(f"Key {key.id} of account {account}; keep it now, it is not shown again:", err=True)
     click.echo(text)
 
@@ -105,15 +105,15 @@ async def _all_keys(account: str, accounts: Accounts) -> list[ApiKey]:
             return found
 
 
-async def _with_accounts(settings: Settings, act: Callable[[Accounts], Awaitable[T]]) -> T:
-    async with _accounts(settings) as accounts:
+async def _with_accounts(settings: Settings, act: Callable[[Accounts], Awaitable[T]], create: bool = False) -> T:
+    async with _accounts(settings, create) as accounts:
         return await act(accounts)
 
 
 @asynccontextmanager
-async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
+async def _accounts(settings: Settings, create: bool) -> AsyncIterator[Accounts]:
     configure_logging(msgspec.structs.replace(settings, log_level="warning"))
-    async with reachable(settings) as there:
+    async with reachable(settings, create=create) as there:
         await migrate(there)
         async with open_pool(there) as database:
             yield await Accounts.open(database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import anyio
@@ -25,4 +26,4 @@ def command(**overrides: Any) -> None:
     A private Redis and PostgreSQL (unless REPRISE_REDIS_URL and REPRISE_DATABASE_URL name others), web processes and
     workers. What dies is started again; Ctrl-C stops everything.
     """
-    anyio.run(run, load(overrides), click.echo)
+    anyio.run(run, load(overrides), click.echo, sys.stdout.isatty())

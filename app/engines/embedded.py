@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 
-from app.engines.home import Home, Urls, data_directory, hold, running_engines
+from app.engines.home import Home, Urls, data_directory, hold, in_use, running_engines
 from app.engines.postgres import PostgresServer
 from app.engines.redis import RedisServer
 from app.engines.server import Server
@@ -83,14 +83,23 @@ def located(settings: Settings) -> Settings | None:
 
 
 @asynccontextmanager
-async def reachable(settings: Settings) -> AsyncIterator[Settings]:
-    """``settings`` with engines that answer during the block: `located` ones, else embedded ones started for it."""
+async def reachable(settings: Settings, *, create: bool = False) -> AsyncIterator[Settings]:
+    """``settings`` with engines that answer during the block: `located` ones, else embedded ones started for it.
+
+    Raises StartFailed where the data directory holds nothing yet, unless it may be created.
+    """
     there = located(settings)
     if there is not None:
         yield there
         return
+    place = data_directory(settings)
+    if not (create or in_use(place)):
+        raise StartFailed(
+            f"there is nothing of Reprise in {place}: start `reprise run`, or set REPRISE_DATA_DIR (--data-dir), or "
+            "REPRISE_REDIS_URL and REPRISE_DATABASE_URL"
+        )
     async with (
-        hold(data_directory(settings)) as home,
+        hold(place) as home,
         embedded(home, redis=not settings.redis_url, postgres=not settings.database_url) as engines,
     ):
         yield msgspec.structs.replace(

@@ -82,6 +82,11 @@ def data_directory(settings: Settings) -> Path:
     return Path(platformdirs.user_data_dir("reprise", appauthor=False))
 
 
+def in_use(path: Path) -> bool:
+    """Whether a Reprise has ever held this data directory."""
+    return (path / "secrets.json").exists()
+
+
 @asynccontextmanager
 async def hold(path: Path) -> AsyncIterator[Home]:
     """Take the data directory for this process, making it where it is missing.

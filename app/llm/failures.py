@@ -73,6 +73,14 @@ def failed(
     )
 
 
+def unknown_provider(name: str) -> UpstreamFailed:
+    """The model's name begins with a provider that does not exist."""
+    said = f"no provider is called {shortened(name)}"
+    return UpstreamFailed(
+        said, type="not_found_error", code="MODEL_NOT_FOUND", explanation=f"{said[:1].upper()}{said[1:]}."
+    )
+
+
 def truncated() -> UpstreamFailed:
     """The answer stopped without a finish reason: a cut connection must never pass for a complete answer."""
     return UpstreamFailed(

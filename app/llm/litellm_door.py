@@ -57,6 +57,9 @@ _TIMEOUT = httpx.Timeout(connect=CONNECT_S, read=READ_S, write=60.0, pool=CONNEC
 _PREFIXES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)\s*(?::|-)\s*)+")
 _ADVICE = re.compile(r"\.? Handle with `litellm\.\w+`\.?")
 
+_NO_PROVIDER = "LLM Provider NOT provided"
+"""How litellm begins its advice on a provider that it does not know."""
+
 
 def door() -> Door:
     """The door to litellm, which it sets up for this process."""
@@ -223,10 +226,13 @@ class LitellmCall:
         broken = _is_broken(error)
         if broken and self._stream is not None:
             return failures.truncated()
+        text = str(getattr(error, "message", "") or error)
+        if _NO_PROVIDER in text:
+            return failures.unknown_provider(self._target.model.partition("/")[0])
         status = getattr(error, "status_code", None)
         headers = getattr(getattr(error, "response", None), "headers", None)
         return failures.failed(
-            _message(str(getattr(error, "message", "") or error)),
+            _message(text),
             status=status if isinstance(status, int) else 500,
             type="timeout_error" if isinstance(error, litellm.Timeout) else "",
             retryable=True if broken else None,

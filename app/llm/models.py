@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.errors import StartFailed, UpstreamFailed, ValidationFailed
+from app.errors import StartFailed, UpstreamFailed
 from app.llm.demo import DemoModel
 from app.llm.providers import COMPATIBLE, PROVIDERS
 from app.llm.retry import RetryingModel
@@ -58,12 +58,12 @@ class Models:
         """The aliases, ``default`` first, ``demo`` last."""
         return sorted(self._targets, key=lambda name: (name == DEMO, name != DEFAULT, name))
 
-    def check(self, name: str) -> None:
-        """Raises ValidationFailed on field `model` for a name that is neither an alias nor allowed to pass through."""
+    def unknown(self, name: str) -> str:
+        """What to say of a name that is neither an alias nor allowed to pass through; empty for any other."""
         if name in self._targets or (self._pass_through and _has_provider(name)):
-            return
+            return ""
         hint = ", or a provider/model name" if self._pass_through else ""
-        raise ValidationFailed([("model", f"unknown model; known are {', '.join(self.names())}{hint}")])
+        return f"unknown model; known are {', '.join(self.names())}{hint}"
 
     def ceiling(self, name: str, default: int) -> int:
         """Default and ceiling of max_tokens for this model, in tokens."""

@@ -20,7 +20,7 @@ from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 
 from app.accounts import TokenGrant
 from app.errors import BadRequest, Forbidden, Unavailable
-from app.feeds import FeedEvent, FeedReader, Feeds, parse_cursor
+from app.feeds import KINDS, FeedEvent, FeedReader, Feeds, parse_cursor
 from app.web.guard import bearer_of
 from app.web.observe import Observing, cursor_text, head_only
 from app.web.sse import EVENT_STREAM, RETRY, turn_away
@@ -63,6 +63,15 @@ async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
         return  # the client comes back with its cursor
 
 
+def wanted_kinds(text: str) -> frozenset[str]:
+    """The kinds in a list separated by commas. Raises BadRequest for one that does not exist: it would never come."""
+    kinds = frozenset(filter(None, text.split(",")))
+    if not kinds.issubset(KINDS):
+        reason = f"must be among {', '.join(KINDS)}"
+        raise BadRequest(f"kinds: {reason}", details={"field": "kinds", "reason": reason})
+    return kinds
+
+
 def feed_response(reader: FeedReader, wanted: Wanted, door: Observing) -> ASGIApp:
     """Serves the reader to its end and closes it."""
     streams = door.streams
@@ -101,12 +110,15 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
     )
     async def follow(
         request: Request[Any, Any, Any],
-        kinds: Annotated[str | None, QueryParameter(description="only these kinds, separated by commas")] = None,
+        kinds: Annotated[
+            str | None, QueryParameter(description=f"only these, separated by commas: {', '.join(KINDS)}")
+        ] = None,
         after: Annotated[str | None, QueryParameter(description="the `id` of the last event received")] = None,
     ) -> ASGIApp:
         bearer = bearer_of(request.scope)
         if isinstance(bearer, TokenGrant) and not bearer.feed:
             raise Forbidden("this stream token is not for the feed")
+        wanted = Wanted(wanted_kinds(kinds or ""), bearer.user_id)
         text, field = cursor_text(request, after)
         cursor = parse_cursor(text) if text else None
         if text and cursor is None:
@@ -116,7 +128,6 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
             return head_only(EVENT_STREAM)
         if feeds.draining:
             return turn_away
-        wanted = Wanted(frozenset(filter(None, (kinds or "").split(","))), bearer.user_id)
 
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             try:

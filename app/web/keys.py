@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from app.accounts import ALL_SCOPES, Accounts, ApiKey, Caller
-from app.errors import BadRequest, Forbidden, ValidationFailed
+from app.errors import BadRequest, Forbidden
 from app.web.answers import CreatedKey, ShownKey, Success, SuccessPage
 from app.web.guard import caller_of, user_filter
 from app.web.parse import Query, decode, read_json, warning
@@ -59,17 +59,17 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         """Create an API key. The answer is the only place that ever shows the key itself."""
         caller = caller_of(request.scope)
         raw = await read_json(request.scope, request.receive, max_body_bytes)
-        body, unknown = decode(raw, NewKey)
+        body, unknown = decode(raw, NewKey, _problems, name="-", scopes=[])
         once = request.headers.get("idempotency-key")
         if once is not None and not 0 < len(once) <= MAX_IDEMPOTENCY_KEY:
             raise BadRequest(f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} characters")
-        expires_at = _checked(body, caller)
+        _check_granted(body, caller)
         made, text = await accounts.create_key(
             caller.account,
             body.name,
             body.scopes,
             user_id=user_filter(caller, body.user_id),
-            expires_at=expires_at,
+            expires_at=_expiry(body.expires_in),
             idempotency_key=once,
             body=raw,
         )
@@ -125,23 +125,23 @@ def shown(key: ApiKey) -> dict[str, Any]:
     }
 
 
-def _checked(body: NewKey, caller: Caller) -> datetime | None:
-    """When the key expires. Raises ValidationFailed, and Forbidden for scopes that the creator lacks."""
+def _problems(body: NewKey) -> list[tuple[str, str]]:
     errors = [
         (f"scopes[{i}]", f"unknown scope; one of {', '.join(ALL_SCOPES)}")
         for i, scope in enumerate(body.scopes)
         if scope not in ALL_SCOPES
     ]
-    expires_at: datetime | None = None
     try:
-        expires_at = _expiry(body.expires_in)
+        _expiry(body.expires_in)
     except ValueError as error:
         errors.append(("expires_in", str(error)))
-    if errors:
-        raise ValidationFailed(errors)
+    return errors
+
+
+def _check_granted(body: NewKey, caller: Caller) -> None:
+    """Raises Forbidden for scopes that the creator lacks."""
     if lacking := [scope for scope in body.scopes if scope not in caller.scopes]:
         raise Forbidden(f"a key cannot grant what it lacks: {', '.join(lacking)}", details={"scopes": lacking})
-    return expires_at
 
 
 def _expiry(given: int | str | None) -> datetime | None:

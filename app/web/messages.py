@@ -24,6 +24,7 @@ from app.chat.listing import Filter, MessageList
 from app.chat.message import STATUSES, Message, iso
 from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
+from app.llm.types import Turn
 from app.settings import Settings
 from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, TokenAnswer, UsageObject
 from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
@@ -96,11 +97,15 @@ class MessageRoutes:
         """The request's JSON, as it came."""
         return await read_json(request.scope, request.receive, self.settings.max_body_bytes)
 
+    def problems(self, body: Initiate) -> list[tuple[str, str]]:
+        """What is wrong with a body whose types and bounds are right."""
+        found = problems(body, self.settings)
+        if unknown := self.models.unknown(body.model):
+            found.append(("model", unknown))
+        return found
+
     def new_message(self, caller: Caller, body: Initiate, request: AnyRequest, raw: bytes) -> NewMessage:
         """What initiate asks for, completed with defaults. Raises ValidationFailed, Forbidden, BadRequest."""
-        if found := problems(body, self.settings):
-            raise ValidationFailed(found)
-        self.models.check(body.model)
         settings = self.settings
         message_id, digest = _identity(caller, request, raw)
         return NewMessage(
@@ -146,7 +151,7 @@ class MessageRoutes:
             """Start a message: it is queued at once, generated in the background, and observed whenever you like."""
             caller = caller_of(request.scope)
             raw = await routes.body(request)
-            body, unknown = decode(raw, Initiate)
+            body, unknown = decode(raw, Initiate, routes.problems, messages=[Turn("user", "-")])
             new = routes.new_message(caller, body, request, raw)
             created = await routes.lifecycle.create(new)
             return json_reply(routes.initiated(caller, new, created), headers=warning(unknown))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qs
@@ -78,9 +79,13 @@ def header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-def decode(raw: bytes, shape: type[T]) -> tuple[T, list[str]]:
+def decode(
+    raw: bytes, shape: type[T], check: Callable[[T], Errors] | None = None, **stand_ins: Any
+) -> tuple[T, list[str]]:
     """The body as ``shape``, and the names of top-level fields that ``shape`` does not know.
 
+    ``check`` says what types and bounds cannot. It is asked about a body with wrong fields too: they have their
+    default, or for want of one the right value that ``stand_ins`` gives, so that all mistakes are told at once.
     Raises BadRequest for what is no JSON, ValidationFailed naming every field that is wrong or missing.
     """
     if not raw.strip():
@@ -94,8 +99,22 @@ def decode(raw: bytes, shape: type[T]) -> tuple[T, list[str]]:
     try:
         body = msgspec.convert(value, shape)
     except (msgspec.ValidationError, RecursionError):
-        raise ValidationFailed(_wrong(value, shape, "")[:MOST_ERRORS]) from None
+        found = _wrong(value, shape, "")
+        if check is not None:
+            found += check(_mended(value, shape, stand_ins))
+        raise ValidationFailed(found[:MOST_ERRORS]) from None
+    if check is not None and (found := check(body)):
+        raise ValidationFailed(found[:MOST_ERRORS])
     return body, [name for name in value if name not in _names(shape)]
+
+
+def _mended(value: dict[str, Any], shape: type[T], stand_ins: dict[str, Any]) -> T:
+    """A ``shape`` of what is right in ``value``."""
+    right = dict(stand_ins)
+    for field in msgspec.structs.fields(shape):
+        with suppress(KeyError, msgspec.ValidationError, RecursionError):
+            right[field.name] = msgspec.convert(value[field.encode_name], field.type)
+    return shape(**right)
 
 
 @lru_cache(maxsize=256)

@@ -64,8 +64,14 @@ def problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code != 500:
         code, message = _BY_STATUS.get(error.status_code, ("BAD_REQUEST", "the request is not valid"))
         allow = (error.headers or {}).get("allow")
-        return Problem(error.status_code, body(code, message, {}, {}), {"Allow": allow} if allow else {})
+        headers = {"Allow": allow_header(frozenset(allow.split(", ")))} if allow else {}
+        return Problem(error.status_code, body(code, message, {}, {}), headers)
     return Problem(500, body("INTERNAL_ERROR", UNEXPECTED, {}, {}), {})
+
+
+def allow_header(methods: frozenset[str]) -> str:
+    """`Allow` for a path with handlers for ``methods``: the shell answers OPTIONS, and HEAD wherever GET is."""
+    return ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
 
 
 def body(code: str, message: str, details: dict[str, Any], ids: dict[str, str]) -> bytes:

@@ -26,7 +26,7 @@ from litestar.types import ASGIApp, HTTPResponseStartEvent, HTTPScope, Message, 
 from app import ids
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.web.problem import send_problem
+from app.web.problem import allow_header, send_problem
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 QUIET = ("/health/", "/metrics", "/page/", "/client.js")
@@ -127,7 +127,7 @@ class Shell:
         preflight = bool(self._origins) and b"access-control-request-method" in asked
         if not methods and not preflight:
             return False
-        headers: Headers = [(b"allow", ", ".join(sorted(methods | {"HEAD", "OPTIONS"})).encode())] if methods else []
+        headers: Headers = [(b"allow", allow_header(methods).encode())] if methods else []
         if preflight:
             headers += [
                 (b"access-control-allow-methods", METHODS.encode()),
@@ -147,13 +147,29 @@ class Shell:
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         path = scope["path"]
+        code: int | None = None
+
+        async def noting_receive() -> Any:
+            nonlocal code
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                code = message.get("code") if code is None else code
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "websocket.close":
+                code = message["code"]
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, noting_receive, noting_send)
         finally:
             self._log.info(
                 "websocket.closed",
                 request_id=scope["state"]["request_id"],
                 path=path,
+                code=code,
                 ms=round((time.perf_counter() - began) * 1000, 1),
             )
 

@@ -1,7 +1,8 @@
 """Observing over a WebSocket: the same events, one ``data`` object a text frame; ``{"type": "cancel"}`` cancels.
 
 A browser cannot read the status of a refused handshake, so every refusal is accepted first and then closed with
-4000 + the HTTP status. The end of the message closes with 1000, a stopping process with 1001.
+4000 + the HTTP status, the error's code and message as the reason. The end of the message closes with 1000, a stopping
+process with 1001.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from litestar.handlers import WebsocketRouteHandler
 from litestar.params import FromPath
 
 from app.chat.events import data_of, gap_data
+from app.chat.lifecycle import missing
 from app.chat.message import Message
 from app.chat.observer import EntryObserver, Gap
 from app.errors import Conflict, RepriseError, Unavailable
@@ -26,6 +28,8 @@ DONE, AWAY = 1000, 1001
 REFUSED = 4000
 PING = '{"type":"ping"}'
 MAX_COMMAND_BYTES = 4_096
+MAX_REASON_BYTES = 123
+"""What a close frame holds beside its code (RFC 6455, 5.5)."""
 
 Socket = WebSocket[Any, Any, Any]
 
@@ -46,7 +50,7 @@ class SocketConnection:
         self._gate = gate
         self._socket = socket
         self._observer = observer
-        self._code = AWAY
+        self._end: tuple[int, str] = (AWAY, "")
         self._left = False
 
     def ring(self) -> None:
@@ -62,7 +66,7 @@ class SocketConnection:
                 group.cancel_scope.cancel()
             if not self._left:
                 with anyio.move_on_after(self._door.streams.send_timeout_s):
-                    await close(self._socket, self._code)
+                    await close(self._socket, *self._end)
         finally:
             self._observer.close()
             self._door.streams.leave(self, "websocket")
@@ -86,7 +90,7 @@ class SocketConnection:
         except Conflict:
             pass  # it has ended already: the end is on its way
         except RepriseError as error:
-            self._code = REFUSED + error.status
+            self._end = refusal(error)
             self.scope.cancel()
 
     async def _write(self) -> None:
@@ -106,12 +110,12 @@ class SocketConnection:
                     observer.watch()
                     await observer.bell.wait()
         except Unavailable as error:
-            self._code = REFUSED + error.status
+            self._end = refusal(error)
             return
         if observer.ended:
-            self._code = DONE
+            self._end = (DONE, "")
         elif not self._door.fanout.draining:
-            self._code = REFUSED + 404  # deleted meanwhile
+            self._end = refusal(missing(observer.message.id))  # deleted meanwhile
 
     async def _put(self, text: str) -> None:
         self.sending_since = monotonic()
@@ -120,10 +124,16 @@ class SocketConnection:
         self.sent_at = monotonic()
 
 
-async def close(socket: Socket, code: int) -> None:
+def refusal(error: RepriseError) -> tuple[int, str]:
+    """The close code and reason that tell of an error."""
+    reason = f"{error.code}: {error.message}".encode()[:MAX_REASON_BYTES]
+    return REFUSED + error.status, reason.decode(errors="ignore")
+
+
+async def close(socket: Socket, code: int, reason: str = "") -> None:
     """Closes; that the client has gone already is no error."""
     try:
-        await socket.close(code)
+        await socket.close(code, reason)
     except RuntimeError:
         return
 
@@ -164,7 +174,7 @@ def socket_handlers(door: Observing, gate: Gate) -> list[WebsocketRouteHandler]:
                 return
             observer = EntryObserver(door.fanout, message, cursor)
         except RepriseError as error:
-            await close(socket, REFUSED + error.status)
+            await close(socket, *refusal(error))
             return
         await SocketConnection(door, gate, socket, observer).run()
 

@@ -115,6 +115,8 @@ class GenerateWorker:
         """Claims nothing more, lets running messages go on for ``drain_s``, then hands them back."""
         self._stopping = True
         self._wake.set()
+        if self._running:
+            log.info("worker.finishing", messages=len(self._running), at_most_s=self._settings.drain_s)
         with anyio.move_on_after(self._settings.drain_s):
             while self._running:
                 self._ended = anyio.Event()
@@ -331,7 +333,8 @@ class GenerateWorker:
 
     def _say(self, message: Message, outcome: str, outbox: Outbox, failure: UpstreamFailed | None = None) -> None:
         self._metrics.generation_ended(outcome, outbox.tokens)
-        log.info(
+        say = log.warning if failure else log.info
+        say(
             f"{'message' if message.final else 'generation'}.{outcome}",
             message_id=message.id,
             account=message.account,
@@ -340,6 +343,7 @@ class GenerateWorker:
             tokens=outbox.tokens,
             first_token_ms=outbox.first_token_ms,
             error=failure.code if failure else None,
+            reason=failure.explanation if failure else None,
         )
 
 
