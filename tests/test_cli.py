@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from click import Context, Group, Option
 from app.cli.main import COMMANDS, Commands, cli
 from app.errors import StartFailed
 from app.settings import Settings, load
+from app.version import in_source, version
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "config" / "settings.example.toml"
@@ -63,6 +65,13 @@ def test_help_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in ("redis", "asyncpg", "litestar", "litellm", "httpx", "rich", "anyio"):
         assert f"'{name}'" not in loaded.stdout
+
+
+def test_the_version_is_that_of_the_source(tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert in_source(REPOSITORY) == project["version"]
+    assert in_source(tmp_path) == "unknown"
+    assert reprise(None, "--version").stdout == f"reprise {version()}\n"
 
 
 def test_mistakes_are_one_line_and_a_status() -> None:

@@ -7,6 +7,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from app.version import version
 from tests.system import KEY, System
 
 BEYOND_SCHEMAS = positive_data_acceptance
@@ -33,6 +34,7 @@ def test_every_operation_answers_as_documented(live: System):
 
 def test_every_route_of_the_contract_is_documented_and_nothing_is_open(live: System):
     document = httpx.get(f"{live.url}/openapi.json").json()
+    assert document["info"]["version"] == version()
     paths = document["paths"]
     for path, methods in {
         "/v1/messages/async": {"get", "post"},

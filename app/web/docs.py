@@ -12,7 +12,6 @@ from __future__ import annotations
 import html
 import inspect
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -21,6 +20,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from litestar.routes import HTTPRoute
 
+from app.version import version
 from app.web.reply import json_reply
 
 REF = "#/components/schemas/{name}"
@@ -88,7 +88,7 @@ def openapi(app: Litestar) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Reprise",
-            "version": _version(),
+            "version": version(),
             "summary": "Chat messages that go on when the client does not.",
         },
         "paths": paths,
@@ -101,13 +101,6 @@ def openapi(app: Litestar) -> dict[str, Any]:
             },
         },
     }
-
-
-def _version() -> str:
-    try:
-        return version("reprise")
-    except PackageNotFoundError:  # run from the source tree
-        return "0.0.0"
 
 
 def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
