@@ -16,7 +16,7 @@ from click import Context, Group, Option
 
 from app.cli.main import COMMANDS, Commands, cli
 from app.errors import StartFailed
-from app.settings import Settings, load
+from app.settings import Settings, load, place_of
 from app.version import in_source, version
 
 REPOSITORY = Path(__file__).parents[1]
@@ -146,6 +146,25 @@ def test_doctor_finds_what_is_wrong(settings: Settings, short_tmp: Path) -> None
     assert report.returncode == 1
     bad = [line for line in report.stdout.splitlines() if line.startswith("bad")]
     assert [line.split()[1] for line in bad] == ["Models", "Redis"]
+    assert f"Redis at {short_tmp}/nothing.sock does not answer" in " ".join(bad[1].split())
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("redis://ann:secret@cache", "cache:6379"),
+        ("rediss+sentinel://:secret@a:1,b:2/service/0", "a:1,b:2"),
+        ("unix:///run/a%20b.sock?password=secret@x", "/run/a b.sock"),
+        ("postgresql://ann:secret@/d?host=/run/pg", "/run/pg"),
+        ("postgresql://ann:secret@%2Frun%2Fpg/d", "/run/pg"),
+        ("redis://:sec/ret@cache", ""),
+        ("redis://:sec?ret@cache", ""),
+        ("redis://:sec#ret@cache", ""),
+        ("redis://[secret", ""),
+    ],
+)
+def test_an_engine_is_named_by_its_place_never_its_password(address: str, place: str) -> None:
+    assert place_of(address, 6379) == place
 
 
 def test_doctor_names_a_misspelt_setting(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
