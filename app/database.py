@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from app.errors import BadRequest, StartFailed, Unavailable
-from app.settings import Settings
+from app.settings import Settings, place_of
 
 POOL_SIZE = 10
 ACQUIRE_S = 5.0
@@ -51,8 +51,8 @@ _DOWN = (
 
 
 @contextmanager
-def translate() -> Iterator[None]:
-    """Turns PostgreSQL being down, restarting, full or too slow into `Unavailable`.
+def translate(place: str = "") -> Iterator[None]:
+    """Turns PostgreSQL being down, restarting, full or too slow into `Unavailable`, naming ``place`` where it is given.
 
     Text with the one character PostgreSQL cannot hold is the caller's mistake: BadRequest.
     """
@@ -61,15 +61,16 @@ def translate() -> Iterator[None]:
     except asyncpg.CharacterNotInRepertoireError as error:
         raise BadRequest("text may not contain the NUL character") from error
     except _DOWN as error:
-        raise _unavailable(error) from error
+        raise _unavailable(error, place) from error
     except asyncpg.InterfaceError as error:
         if "clos" not in str(error):  # "connection is closed", "pool is closing": all else is misuse
             raise
-        raise _unavailable(error) from error
+        raise _unavailable(error, place) from error
 
 
-def _unavailable(error: BaseException) -> Unavailable:
-    return Unavailable(f"PostgreSQL does not answer: {type(error).__name__}", details={"engine": "postgresql"})
+def _unavailable(error: BaseException, place: str) -> Unavailable:
+    said = f"PostgreSQL{place and f' at {place}'} does not answer: {type(error).__name__}"
+    return Unavailable(said, details={"engine": "postgresql"})
 
 
 class Database:
@@ -115,7 +116,7 @@ class Database:
 @asynccontextmanager
 async def open_pool(settings: Settings) -> AsyncIterator[Database]:
     """A pool on the settings' database and schema, closed with the block. Raises `Unavailable` when none is there."""
-    with translate(), _bad_address():
+    with translate(place_of(settings.database_url, 5432)), _bad_address():
         pool = await asyncpg.create_pool(
             settings.database_url,
             min_size=1,
@@ -172,7 +173,7 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
     lacks the vector extension or refuses us; Unavailable when it does not answer.
     """
     wanted = known_migrations() if migrations is None else migrations
-    with translate(), _bad_address():
+    with translate(place_of(settings.database_url, 5432)), _bad_address():
         connection = await asyncpg.connect(
             settings.database_url, timeout=CONNECT_S, server_settings=_server_settings(settings)
         )

@@ -22,7 +22,7 @@ from app.errors import RepriseError, StartFailed
 from app.llm.models import load_models
 from app.redis_door import redis_door
 from app.resources import redis_client
-from app.settings import Settings, misspelt
+from app.settings import Settings, misspelt, place_of
 from app.supervise import free_port
 
 LOW_DISK_BYTES = 1_000_000_000
@@ -161,7 +161,7 @@ async def _asked(subject: str, ask: Callable[[str, Settings], Awaitable[Finding]
 async def _ask_redis(subject: str, settings: Settings) -> Finding:
     client = redis_client(settings.redis_url, timeout_s=ANSWER_S, connections=2, retries=0)
     try:
-        with redis_door():
+        with redis_door(place_of(settings.redis_url, 6379)):
             information = await cast(Any, client).info("server")
     finally:
         await client.aclose()

@@ -30,12 +30,15 @@ Redis before 7 reports every refusal as the script's own error."""
 
 
 @contextmanager
-def redis_door() -> Iterator[None]:
-    """Turns Redis being down, loading, failing over, or refusing writes into `Unavailable`."""
+def redis_door(place: str = "") -> Iterator[None]:
+    """Turns Redis being down, loading, failing over, or refusing writes into `Unavailable`.
+
+    ``place`` is named where an operator reads the error; an API's caller is not told where the engines are.
+    """
     try:
         yield
     except _AWAY as error:
-        raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
+        raise Unavailable(f"Redis{place and f' at {place}'} does not answer: {type(error).__name__}") from error
     except _REFUSING as error:
         raise Unavailable(f"Redis refuses writes: {error}", retry_after=3) from error
     except redis_errors.ResponseError as error:

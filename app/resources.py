@@ -36,7 +36,7 @@ from app.llm.transport import KEPT_CONNECTIONS, DirectTransport
 from app.redis_connections import PROMPT
 from app.redis_door import Redis, redis_door
 from app.redis_keys import Keys
-from app.settings import Settings, proxy_named
+from app.settings import Settings, place_of, proxy_named
 
 CONNECTIONS = 100
 POOL_WAIT_S = 5.0
@@ -211,7 +211,7 @@ def _first_host(url: str) -> str:
 async def _check_redis(resources: Resources) -> None:
     settings, redis = resources.settings, cast(Any, resources.redis)
     meta = resources.keys.meta()
-    with redis_door():
+    with redis_door(place_of(settings.redis_url, 6379)):
         try:
             info = await redis.info("server")
             await redis.hsetnx(meta, "partitions", settings.partitions)

@@ -8,8 +8,10 @@ README's settings table is checked against this module by a test.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import getproxies
 
 import msgspec
@@ -141,6 +143,26 @@ def load(overrides: dict[str, Any] | None = None) -> Settings:
         except msgspec.ValidationError as error:
             raise StartFailed(f"setting {name} (REPRISE_{name.upper()}): {error}") from None
     return Settings(**values)
+
+
+def place_of(url: str, port: int) -> str:
+    """Where an engine's address leads, as ``host:port`` or the path of a socket; never the user or password.
+
+    ``port`` is the engine's usual one. Empty for an address that names no place.
+    """
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        if parts.scheme == "unix":
+            return unquote(parts.path)
+        if "@" in parts.path + parts.query + parts.fragment:
+            return ""  # a password that was not escaped: who knows which part is which
+        places = []
+        for host in (parts.netloc.rpartition("@")[2] or query.get("host", [""])[0]).split(","):
+            one = urlsplit(f"//{host}")
+            places.append(unquote(host) if unquote(host)[:1] in ("", "/") else f"{one.hostname}:{one.port or port}")
+        return ",".join(places)
+    return ""
 
 
 def misspelt() -> list[str]:

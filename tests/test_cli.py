@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,8 @@ from click import Context, Group, Option
 
 from app.cli.main import COMMANDS, Commands, cli
 from app.errors import StartFailed
-from app.settings import Settings, load
+from app.settings import Settings, load, place_of
+from app.version import in_source, version
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "config" / "settings.example.toml"
@@ -63,6 +65,13 @@ def test_help_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in ("redis", "asyncpg", "litestar", "litellm", "httpx", "rich", "anyio"):
         assert f"'{name}'" not in loaded.stdout
+
+
+def test_the_version_is_that_of_the_source(tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert in_source(REPOSITORY) == project["version"]
+    assert in_source(tmp_path) == "unknown"
+    assert reprise(None, "--version").stdout == f"reprise {version()}\n"
 
 
 def test_mistakes_are_one_line_and_a_status() -> None:
@@ -137,6 +146,25 @@ def test_doctor_finds_what_is_wrong(settings: Settings, short_tmp: Path) -> None
     assert report.returncode == 1
     bad = [line for line in report.stdout.splitlines() if line.startswith("bad")]
     assert [line.split()[1] for line in bad] == ["Models", "Redis"]
+    assert f"Redis at {short_tmp}/nothing.sock does not answer" in " ".join(bad[1].split())
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("redis://ann:secret@cache", "cache:6379"),
+        ("rediss+sentinel://:secret@a:1,b:2/service/0", "a:1,b:2"),
+        ("unix:///run/a%20b.sock?password=secret@x", "/run/a b.sock"),
+        ("postgresql://ann:secret@/d?host=/run/pg", "/run/pg"),
+        ("postgresql://ann:secret@%2Frun%2Fpg/d", "/run/pg"),
+        ("redis://:sec/ret@cache", ""),
+        ("redis://:sec?ret@cache", ""),
+        ("redis://:sec#ret@cache", ""),
+        ("redis://[secret", ""),
+    ],
+)
+def test_an_engine_is_named_by_its_place_never_its_password(address: str, place: str) -> None:
+    assert place_of(address, 6379) == place
 
 
 def test_doctor_names_a_misspelt_setting(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,10 @@ def test_migrations_are_numbered_without_holes() -> None:
 async def test_nobody_there_is_unavailable(settings: Settings) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        url = f"postgresql://u:p@127.0.0.1:{bound.getsockname()[1]}/d"
+        place = f"127.0.0.1:{bound.getsockname()[1]}"
+        url = f"postgresql://u:p@{place}/d"
         nowhere = msgspec.structs.replace(settings, database_url=url)
-        with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
+        with pytest.raises(Unavailable, match=f"PostgreSQL at {place} does not answer"):
             await migrate(nowhere)
         with pytest.raises(Unavailable):
             async with open_pool(nowhere):

@@ -205,7 +205,7 @@ async def test_another_number_of_partitions_is_refused(settings: Settings) -> No
 
 async def test_redis_away_is_unavailable(settings: Settings) -> None:
     gone = Settings(redis_url="unix:///nowhere/redis.sock", database_url=settings.database_url)
-    with pytest.raises(Unavailable, match="Redis does not answer"):
+    with pytest.raises(Unavailable, match=r"Redis at /nowhere/redis\.sock does not answer"):
         async with open_resources(gone):
             pass
 

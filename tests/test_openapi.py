@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import httpx
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from app.version import version
 from tests.system import KEY, System
 
+PROTOCOL = Path(__file__).parents[1] / "app" / "web" / "PROTOCOL.md"
 BEYOND_SCHEMAS = positive_data_acceptance
 """Right by the schema and still refused: an unknown model, an unknown scope, a conversation without a user's turn."""
 STREAMS = r"(/stream|/v1/events)$"
@@ -33,6 +38,7 @@ def test_every_operation_answers_as_documented(live: System):
 
 def test_every_route_of_the_contract_is_documented_and_nothing_is_open(live: System):
     document = httpx.get(f"{live.url}/openapi.json").json()
+    assert document["info"]["version"] == version()
     paths = document["paths"]
     for path, methods in {
         "/v1/messages/async": {"get", "post"},
@@ -59,5 +65,11 @@ def test_the_readable_documentation_needs_nobody_else(live: System):
     page = httpx.get(f"{live.url}/docs")
     assert page.status_code == 200
     assert "/v1/messages/async" in page.text
-    assert "src=" not in page.text
+    assert re.findall(r'src="([^"]*)"', page.text) == ["page/docs.js"]
+    assert not re.search(r"<style|\sstyle=|\son\w+=|(?:src|href)=\"(?:https?:)?//", page.text)
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert "/v1/messages/async/{message_id}/ws" in page.text
+    protocol = httpx.get(f"{live.url}/docs/protocol.md")
+    assert protocol.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert protocol.text == PROTOCOL.read_text()
     assert "@import" not in page.text

@@ -395,3 +395,35 @@ async def test_the_client_resumes_exactly_when_its_connection_is_cut(page: Page,
     assert [event["seq"] for event in seen] == list(range(1, len(seen) + 1))
     assert "".join(event["delta"]["text"] for event in seen if event["type"] == "content_block_delta") == text
     assert seen[-1]["type"] == "message_stop"
+
+
+@needs_browser
+async def test_the_documentation_sends_what_is_filled_in_and_shows_the_answer(
+    context: BrowserContext, live_server: Any
+) -> None:
+    page = await context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(f"{live_server.base_url}/docs#key={live_server.key}")
+    await expect(page.locator("#api-key")).to_have_value(live_server.key)
+    assert "key=" not in page.url
+
+    begin = page.locator("#initiate")
+    await begin.locator("summary").click()
+    await begin.get_by_role("button", name="Send").click()
+    await expect(begin.locator(".said")).to_contain_text("200")
+    await expect(begin.locator(".answer")).to_contain_text("stream_url")
+
+    watch = page.locator("#observeMessage")
+    await watch.locator("summary").click()
+    await watch.get_by_role("button", name="Send").click()  # the id is that of the message just begun
+    await expect(watch.locator(".answer")).to_contain_text("event: message_stop")
+    await expect(watch.locator(".said")).to_contain_text("ended after")
+
+    feed = page.locator("#followFeed")
+    await feed.locator("summary").click()
+    await feed.get_by_role("button", name="Send").click()
+    await expect(feed.locator(".said")).to_contain_text("first byte")
+    await feed.get_by_role("button", name="Stop").click()
+    await expect(feed.locator(".said")).to_contain_text("stopped after")
+    assert errors == []

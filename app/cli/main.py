@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from app.errors import RepriseError, ours_alone
+from app.version import version
 
 COMMANDS = {
     "run": "Start everything on this machine.",
@@ -60,10 +61,24 @@ def _fail(ctx: click.Context, error: RepriseError) -> NoReturn:
     ctx.exit(1)
 
 
+def _say_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"reprise {version()}")
+        ctx.exit()
+
+
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: reprise run --port 8000",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="Say which version this is.",
 )
 def cli() -> None:
     """A chat gateway: messages that go on when the client does not.

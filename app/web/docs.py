@@ -2,9 +2,9 @@
 
 The document is made from the routes themselves: path, method, description and scope from the handler, bodies from the
 msgspec types that decode them, so that it cannot say what the program does not do. What a handler's signature does not
-tell stands in its options: ``body`` (the type of the JSON body), ``answer`` (the type of the answer), ``query`` (name →
-JSON schema), ``headers`` (name → description), ``also`` (further status → description, type or None). The page loads
-nothing from anywhere else.
+tell stands in its options: ``body`` (the type of the JSON body), ``example`` (one such body), ``answer`` (the type of
+the answer), ``query`` (name → JSON schema), ``headers`` (name → description), ``also`` (further status → description,
+type or None). The page loads nothing from anywhere else; `page/docs.js` makes every operation a form to try it with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import inspect
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -21,6 +21,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from litestar.routes import HTTPRoute
 
+from app.version import version
+from app.web.page import CONTENT_SECURITY_POLICY
 from app.web.reply import json_reply
 
 REF = "#/components/schemas/{name}"
@@ -28,6 +30,11 @@ KEYED: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 TOKENED = [*KEYED, {"StreamToken": []}]
 FIRST = ("messages", "API keys")
 """The order of the page; other groups follow as they come."""
+POLICY = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 UNDOCUMENTED = frozenset({"HEAD", "OPTIONS"})
 
 
@@ -62,11 +69,14 @@ def docs_handlers() -> list[HTTPRouteHandler]:
 
     @get("/docs", opt={"public": True, "hidden": True}, sync_to_thread=False)
     def docs(request: Request[Any, Any, Any]) -> Response[str]:
-        policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-        page = render(document(request.app))
-        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+        return Response(render(document(request.app)), media_type="text/html", headers=POLICY)
 
-    return [openapi_json, docs]
+    @get("/docs/protocol.md", opt={"public": True, "hidden": True}, sync_to_thread=False)
+    def protocol() -> Response[bytes]:
+        text = (files("app.web") / "PROTOCOL.md").read_bytes()
+        return Response(text, media_type="text/markdown", headers=POLICY)
+
+    return [openapi_json, docs, protocol]
 
 
 def openapi(app: Litestar) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def openapi(app: Litestar) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Reprise",
-            "version": _version(),
+            "version": version(),
             "summary": "Chat messages that go on when the client does not.",
         },
         "paths": paths,
@@ -101,13 +111,6 @@ def openapi(app: Litestar) -> dict[str, Any]:
             },
         },
     }
-
-
-def _version() -> str:
-    try:
-        return version("reprise")
-    except PackageNotFoundError:  # run from the source tree
-        return "0.0.0"
 
 
 def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
@@ -127,7 +130,10 @@ def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
     if parameters := [*_path_parameters(path), *_query_parameters(handler), *_header_parameters(options)]:
         operation["parameters"] = parameters
     if "body" in options:
-        operation["requestBody"] = {"required": True, "content": _json(options["body"])}
+        content = _json(options["body"])
+        if "example" in options:
+            content["application/json"]["example"] = options["example"]
+        operation["requestBody"] = {"required": True, "content": content}
     if scope:
         operation["security"] = TOKENED if options.get("token") or options.get("public") else KEYED
     return operation
@@ -259,27 +265,21 @@ def _anchor(name: str) -> str:
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} API</title>
-<style>
-:root {{ color-scheme: light dark; --line: color-mix(in srgb, currentColor 15%, transparent); --accent: #2f6f5e; }}
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 2.5rem 1.25rem 6rem; }}
-h1 {{ font-size: 1.8rem; margin: 0; }} h1 small {{ font-size: .9rem; opacity: .6; font-weight: 400; }}
-h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .75rem; }}
-nav a {{ margin-right: 1rem; }} a {{ color: var(--accent); }}
-details {{ border: 1px solid var(--line); border-radius: .5rem; margin: .4rem 0; padding: 0 1rem; }}
-summary {{ cursor: pointer; padding: .6rem 0; overflow-wrap: anywhere; }}
-summary span {{ opacity: .7; }} code, pre {{ font: .88em/1.5 ui-monospace, monospace; }}
-pre {{ overflow-x: auto; }} table {{ border-collapse: collapse; width: 100%; }}
-td {{ border-top: 1px solid var(--line); padding: .3rem .75rem .3rem 0; vertical-align: top; }}
-.op b {{ display: inline-block; min-width: 4rem; font-size: .8rem; letter-spacing: .04em; }}
-.get {{ color: #2f6f5e; }} .post {{ color: #8a5a00; }} .delete {{ color: #a33a3a; }} .patch {{ color: #4a5fa5; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --accent: #7fc8b0; }} .get {{ color: #7fc8b0; }}
-.post {{ color: #e0b060; }} .delete {{ color: #ee8f8f; }} .patch {{ color: #9db0f0; }} }}
-</style>
+<link rel="icon" href="page/favicon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="page/docs.css"><script type="module" src="page/docs.js"></script>
 <h1>{title} <small>{version}</small></h1><p>{summary}</p>
 <p>Every request carries <code>X-API-Key: KEY</code> or <code>Authorization: Bearer KEY</code>; streams take
-<code>?token=</code> as well. The whole document for machines: <a href="/openapi.json">/openapi.json</a>.</p>
-<nav>{links} <a href="#schemas">Schemas</a></nav>
+<code>?token=</code> as well. The whole document for machines: <a href="openapi.json">/openapi.json</a>.
+What every route promises: <a href="docs/protocol.md">the protocol</a>.</p>
+<nav>{links} <a href="#websocket">WebSocket</a> <a href="#schemas">Schemas</a></nav>
 {sections}
+<h2 id="websocket">WebSocket</h2>
+<details class="op"><summary><b class="get">GET</b> <code>/v1/messages/async/{{message_id}}/ws</code>
+<span>Observe a message over a WebSocket</span></summary>
+<p>The same events as the stream's, one <code>data</code> object a text frame; <code>after</code> is the sequence number
+to go on after, <code>token</code> the stream token of the message, for browsers.
+<code>{{"type": "cancel"}}</code> sent to it cancels the message. <a href="docs/protocol.md">The protocol</a> names the
+close codes.</p></details>
 <h2 id="schemas">Schemas</h2>{schemas}
 </html>
 """

@@ -25,6 +25,7 @@ LONGEST_S = 100 * 366 * 86_400
 
 OPTIONS: dict[str, Any] = {"scope": "keys:write"}
 ONCE = {"Idempotency-Key": "the same key and body give the first answer again, for a day"}
+EXAMPLE = {"name": "backend", "scopes": ["messages:write", "messages:read"]}
 LISTED = {
     "status": {"type": "string", "enum": list(STATUSES)},
     "user_id": {"type": "string", "maxLength": 256},
@@ -50,7 +51,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
 
     @post(
         PATH,
-        opt=OPTIONS | {"body": NewKey, "headers": ONCE, "answer": Success[CreatedKey]},
+        opt=OPTIONS | {"body": NewKey, "example": EXAMPLE, "headers": ONCE, "answer": Success[CreatedKey]},
         status_code=201,
         operation_id="createApiKey",
         tags=["API keys"],

@@ -53,10 +53,11 @@ TAGS = ["messages"]
 READ: dict[str, Any] = {"scope": "messages:read"}
 WRITE: dict[str, Any] = {"scope": "messages:write"}
 CANCEL = WRITE | {"token": True, "answer": Cancelled}
-TOKEN = READ | {"body": TokenRequest, "answer": TokenAnswer}
+TOKEN = READ | {"body": TokenRequest, "example": {"feed": True}, "answer": TokenAnswer}
 _TEXT = {"type": "string", "maxLength": 256}
 INITIATE = WRITE | {
     "body": Initiate,
+    "example": {"model": "default", "messages": [{"role": "user", "content": "hello"}]},
     "answer": Initiated,
     "query": {"message_id": {"type": "string", "pattern": MESSAGE_ID.pattern.replace("\\Z", "$")}},
     "headers": {"Idempotency-Key": "the same key and body give the first answer again, for 24 hours"},
