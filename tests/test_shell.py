@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.settings import Settings
-from app.telemetry import Metrics
+from app.telemetry import Metrics, configure_logging
 from app.web.shell import Shell
 
 Sent = list[Any]
@@ -165,6 +165,7 @@ async def test_a_websocket_is_logged_with_its_close_code(ours: bool) -> None:
     ("path", "level"), [("/page/app.js", "debug"), ("/client.js", "debug"), ("/health/ready", "debug"), ("/", "info")]
 )
 async def test_what_machines_and_the_page_ask_for_is_logged_quietly(path: str, level: str) -> None:
+    configure_logging(Settings(log_level="debug"))  # whatever an earlier test's server has set
     with capture_logs() as lines:
         await ask(shell(answering()), path=path)
     assert [line["log_level"] for line in lines] == [level]
