@@ -13,10 +13,17 @@ from app.errors import Unavailable
 
 Redis = aioredis.Redis | aioredis.RedisCluster
 
-FAILURES = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
-"""Everything the client raises; the cluster's own errors are no RedisError."""
+FAILURES = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError, AttributeError)
+"""Everything the client raises. The cluster's own errors are no RedisError; and a connection that one task closes while
+another opens it (a failover does that) fails on its missing writer, with an AttributeError."""
 
-_AWAY = (redis_errors.ConnectionError, redis_errors.TimeoutError, redis_errors.RedisClusterException, OSError)
+_AWAY = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.RedisClusterException,
+    OSError,
+    AttributeError,  # see FAILURES
+)
 _REFUSING = (
     redis_errors.OutOfMemoryError,
     redis_errors.ReadOnlyError,

@@ -138,7 +138,10 @@ class System:
 
     async def observe(self, client: httpx.AsyncClient, message_id: str, after: int = 0) -> list[Event]:
         """Every event from a cursor to the end, resumed as often as it takes."""
-        return await read_events(client, f"/v1/messages/async/{message_id}/stream", after)
+        try:
+            return await read_events(client, f"/v1/messages/async/{message_id}/stream", after)
+        except TimeoutError:
+            raise AssertionError(f"{message_id} did not end\n{self.logs()}") from None
 
     def logs(self) -> str:
         """What the processes printed, for the message of a failed test."""

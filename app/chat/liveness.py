@@ -25,7 +25,7 @@ from app import ids
 from app.chat.lifecycle import Lifecycle
 from app.chat.queue import RENEW_S
 from app.chat.scripts import Redis, redis_door
-from app.errors import Conflict, NotFound, RepriseError, Unavailable
+from app.errors import Conflict, NotFound, Unavailable
 from app.redis_keys import Keys
 
 ALIVE_MS = 5_000
@@ -109,8 +109,8 @@ class Sweeper:
             except Unavailable:
                 self._judge_from = time.monotonic() + JUDGE_AFTER_S
                 await anyio.sleep(0.2)
-            except RepriseError:
-                log.exception("sweep.failed")
+            except Exception:
+                log.exception("sweep.failed")  # the outer edge of a loop that must not end
             await anyio.sleep(SWEEP_S)
 
     async def sweep(self, base: str, *, lock_ms: int = int(SWEEP_S * 800)) -> bool:
