@@ -43,6 +43,7 @@ WRONG: list[tuple[dict, list[str]]] = [
         {"deadline_seconds": -1, "retention_seconds": 10**12, "model": "no-such", "metadata": {"user_id": 7}},
         ["messages", "deadline_seconds", "retention_seconds", "metadata.user_id", "model"],
     ),
+    (BODY | {"metadata": {"note": "x" * 66_000}}, ["metadata"]),
     (BODY | {"stream_type": ""}, ["stream_type"]),
 ]
 

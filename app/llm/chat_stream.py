@@ -178,7 +178,7 @@ class ChatStream:
             return
         try:
             chunk = _decode(event)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._unreadable(event) from None
         if chunk.usage is not None:
             self._keep_usage(chunk.usage)

@@ -1,8 +1,9 @@
-"""A mend for streams read line by line with httpx: characters that it takes for line ends are escaped on the way in.
+"""Mends for what litellm reads with httpx: line ends that are none, and answers that have no end.
 
 `httpx.Response.aiter_lines` splits where `str.splitlines` does, so also at U+0085, U+2028 and U+2029, which may stand
 raw in JSON text. In a JSON string the character and its escape mean the same, and nowhere else in a stream of
-events can one stand.
+events can one stand: `LineStream` escapes them on the way in. `BoundedStream` keeps a provider that never ends a line,
+or an error's text, from filling the memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+
+from app.llm.failures import failed
 
 _ESCAPES = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
 _BEGINNINGS = (b"\xe2\x80", b"\xe2", b"\xc2")
@@ -61,3 +64,50 @@ async def _mend(response: httpx.Response) -> None:
     if is_events and "content-encoding" not in response.headers:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = LineStream(response.stream)
+
+
+MOST_UNBROKEN_BYTES = 8_000_000
+MOST_ERROR_BYTES = 1_000_000
+
+
+class BoundedStream(httpx.AsyncByteStream):
+    """The bytes of ``stream``. Raises UpstreamFailed past 8 MB without a line's end, and past ``most`` in all."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, most: float) -> None:
+        self._stream = stream
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        unbroken = size = 0
+        async for read in self._stream:
+            end = read.rfind(b"\n")
+            unbroken = unbroken + len(read) if end < 0 else len(read) - end - 1
+            size += len(read)
+            if unbroken > MOST_UNBROKEN_BYTES or size > self._most:
+                raise failed("the upstream sent more than can be read")
+            yield read
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def bound_responses(owner: type[Any], name: str) -> None:
+    """Make every client that ``owner``'s method creates from now on read responses through a `BoundedStream`."""
+    create = getattr(owner, name)
+    if getattr(create, "bounds_responses", False):
+        return
+
+    def create_client(*args: Any, **kwargs: Any) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = create(*args, **kwargs)
+        client.event_hooks["response"].append(_bound)
+        return client
+
+    create_client.bounds_responses = True  # type: ignore[attr-defined]
+    create_client.keeps_lines_whole = True  # type: ignore[attr-defined]
+    static = isinstance(owner.__dict__[name], staticmethod)
+    setattr(owner, name, staticmethod(create_client) if static else create_client)
+
+
+async def _bound(response: httpx.Response) -> None:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    response.stream = BoundedStream(response.stream, float("inf") if response.is_success else MOST_ERROR_BYTES)

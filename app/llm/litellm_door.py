@@ -10,6 +10,7 @@
    throughout (litellm's own choice is aiohttp), so that it closes at once whatever the provider.
 5. Lines of a stream are split by httpx's line iterator for most providers, which also splits at U+2028, U+2029 and
    U+0085: an answer with one of these in it lost text or broke off. `line_stream.py` escapes them on the way in.
+   A provider that never ends a line, or an error's text, is cut off after 8 MB: the libraries would take it all.
 6. Tools are the caller's: litellm's gateway for tool servers is skipped (it also needs a package that litellm does
    not install, so that every call with tools failed).
 """
@@ -20,9 +21,12 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import httpx
 
 # litellm reads this while it is imported; without it the import fetches a table of prices from the network.
@@ -31,12 +35,13 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # noqa: TID251 - 
 import litellm
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+from litellm.llms.openai.common_utils import BaseOpenAILLM
 
 from app.errors import UpstreamFailed
 from app.llm import failures
 from app.llm.chat_stream import STOP_REASONS, ToolCalls
 from app.llm.convert import chat_body, dialect_of
-from app.llm.line_stream import keep_lines_whole
+from app.llm.line_stream import bound_responses, keep_lines_whole
 from app.llm.types import (
     Call,
     Delta,
@@ -53,8 +58,12 @@ from app.llm.types import (
 CONNECT_S = 10.0
 READ_S = 86_400.0
 """The caller's idle limit is the real one; litellm replaces "none" by ten minutes."""
+TURN_S = 0.002
+"""How long the chunks of one read may keep everything else waiting: some thousand of them took a worker's heartbeat."""
+
 _TIMEOUT = httpx.Timeout(connect=CONNECT_S, read=READ_S, write=60.0, pool=CONNECT_S)
 _PREFIXES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)\s*(?::|-)\s*)+")
+_HALVES = re.compile("[\ud800-\udfff]")
 _ADVICE = re.compile(r"\.? Handle with `litellm\.\w+`\.?")
 
 _NO_PROVIDER = "LLM Provider NOT provided"
@@ -86,6 +95,8 @@ def _set_up() -> None:
     for name in ("openai", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     keep_lines_whole(AsyncHTTPHandler)
+    bound_responses(AsyncHTTPHandler, "create_client")
+    bound_responses(BaseOpenAILLM, "_get_async_http_client")
 
 
 async def warm() -> None:
@@ -130,6 +141,7 @@ class LitellmCall:
         self._tools = ToolCalls()
         self._stop: str | None = None
         self._ended = False
+        self._ran_from = time.monotonic()
 
     async def read(self) -> list[Delta] | None:
         try:
@@ -137,6 +149,7 @@ class LitellmCall:
                 self._stream = await self._connect()
             while not self._ended:
                 deltas = self._deltas(await anext(self._stream)) if self._stream else []
+                await self._give_way()
                 if deltas:
                     return deltas
         except StopAsyncIteration:
@@ -148,6 +161,12 @@ class LitellmCall:
             self._ended = True
             raise self._translated(error) from error
         return None
+
+    async def _give_way(self) -> None:
+        """Lets the rest of the process run: chunks that have arrived already come out without any wait."""
+        if time.monotonic() - self._ran_from > TURN_S:
+            await anyio.lowlevel.checkpoint()
+            self._ran_from = time.monotonic()
 
     async def aclose(self) -> None:
         self._ended = True
@@ -194,13 +213,19 @@ class LitellmCall:
     def _delta(self, delta: Any, out: list[Delta]) -> None:
         thought = getattr(delta, "reasoning_content", None)
         if thought:
-            out.append(Thinking(thought))
+            out.append(Thinking(_sound(thought)))
         blocks = getattr(delta, "thinking_blocks", None) or ()
         out.extend(Signature(block["signature"]) for block in blocks if block.get("signature"))
         if delta.content:
-            out.append(Text(delta.content))
+            out.append(Text(_sound(delta.content)))
         for call in delta.tool_calls or ():
-            self._tools.add(call.index, call.id, call.function.name, call.function.arguments, out)
+            self._tools.add(
+                call.index,
+                call.id,
+                call.function.name,
+                call.function.arguments and _sound(call.function.arguments),
+                out,
+            )
 
     def _finish(self) -> list[Delta]:
         if self._stream.received_finish_reason is None or self._stop is None:
@@ -239,6 +264,11 @@ class LitellmCall:
             retry_after=failures.retry_after(headers.get("retry-after")) if headers is not None else None,
             secret=self._target.api_key,
         )
+
+
+def _sound(text: str) -> str:
+    """The text with U+FFFD for lone halves of surrogate pairs, which some providers send and UTF-8 cannot hold."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def _is_broken(error: BaseException | None) -> bool:

@@ -21,6 +21,7 @@ from app.errors import UpstreamFailed
 from app.llm import failures
 from app.llm.chat_stream import ChatStream
 from app.llm.convert import chat_body, dialect_of
+from app.llm.sse import MAX_EVENT_BYTES
 from app.llm.types import Call, Delta, Door, Request, Target, Usage
 
 CONNECT_S = 10.0
@@ -183,10 +184,15 @@ class DirectCall:
         return bytes(body)
 
     async def _whole_body(self, response: httpx.Response) -> bytes:
+        body = bytearray()
         try:
-            return await response.aread()
+            async for data in response.aiter_bytes():
+                body += data
+                if len(body) > MAX_EVENT_BYTES:
+                    raise failures.failed("the upstream sent an answer of more than 8 MB")
         except httpx.HTTPError as error:
             raise self._broken(error) from error
+        return bytes(body)
 
     def _refused(self, response: httpx.Response, body: bytes) -> UpstreamFailed:
         status = response.status_code

@@ -16,6 +16,8 @@ from app.settings import Settings
 MESSAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 RESERVED_IDS = frozenset({"stream"})
 MAX_NAME = 256
+MAX_METADATA_BYTES = 65_536
+"""As JSON. Every status, every list entry and every event of the feed carries it."""
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -96,6 +98,8 @@ def problems(body: Initiate, settings: Settings) -> list[tuple[str, str]]:
         value = body.metadata.get(key)
         if value is not None and not (isinstance(value, str) and 0 < len(value) <= MAX_NAME):
             found.append((f"metadata.{key}", f"must be a string of 1 to {MAX_NAME} characters"))
+    if len(msgspec.json.encode(body.metadata)) > MAX_METADATA_BYTES:
+        found.append(("metadata", f"may have at most {MAX_METADATA_BYTES} bytes as JSON"))
     for i, tool in enumerate(body.tools):
         if not isinstance(tool.get("name") or tool.get("function", {}), str | dict):
             found.append((f"tools[{i}].name", "must be a string"))
