@@ -16,11 +16,14 @@ Started as a command the server would wait for open streams before it told us of
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -68,6 +71,8 @@ BUFFER_BYTES = 64 * 1024
 """Read and write buffer of a connection: what a client that does not read can hold, and the longest head."""
 FINISH_S = 3.0
 STOP_S = 2.0
+CUT_AFTER_S = 7.0
+"""How much longer than a write may take its connection stays open to a client that takes nothing."""
 LISTEN_S = 10.0
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -80,6 +85,8 @@ class Web:
     def __init__(self) -> None:
         self.draining = False
         self.app: Shell
+        self.stalled_s = 0.0
+        """How long a client may take nothing before its connection is cut."""
         self.hosts: list[Callable[..., Coroutine[Any, Any, None]]] = []
         """Run for the life of the process, started before the first request; each says when it is ready."""
         self.beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -98,6 +105,7 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     web, settings, accounts = Web(), resources.settings, resources.accounts
     lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
     models = load_models(settings)
+    web.stalled_s = settings.send_timeout_s + CUT_AFTER_S
     gate = Gate(accounts)
     tail = Tail(resources.redis, resources.blocking_redis(connections=256))
     fanout = Fanout(lifecycle, tail, Pages(resources.redis))
@@ -198,6 +206,7 @@ async def _listen(web: Web, host: str, port: int, stop: anyio.Event | None, task
         group.start_soon(_run, server, stopping, ended)
         await _until_listening(host, port)
         _keep_what_is_loaded()
+        _cut_stalled_connections(port, web.stalled_s)
         group.start_soon(pulse)
         log.info("web.started", host=host, port=port)
         task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -254,6 +263,24 @@ async def _until_listening(host: str, port: int) -> None:
             except OSError:
                 await anyio.sleep(0.01)
     raise StartFailed(f"port {port} of {host} cannot be listened on")
+
+
+def _cut_stalled_connections(port: int, seconds: float) -> None:
+    """Has the kernel cut a connection whose client takes nothing of what was sent for so long, on Linux.
+
+    A client let go by us keeps its socket, and megabytes of the kernel's, until the server has flushed its last write:
+    for one that never reads again that is never. Connections inherit this from the listening socket, which the server
+    keeps to itself: it is found among the process's own.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is None:
+        return
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError):  # one that was closed meanwhile
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as found:
+                    if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and found.getsockname()[1] == port:
+                        found.setsockopt(socket.IPPROTO_TCP, option, round(seconds * 1000))
 
 
 def _keep_what_is_loaded() -> None:

@@ -6,12 +6,15 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 import pytest
 
 from app.settings import Settings
+from tests.live import live
 from tests.rig import until
 from tests.stage import Author, Stage, body, stage
 
@@ -147,3 +150,24 @@ async def test_memory_is_bounded_whatever_many_stalled_clients_do(web: Stage) ->
     # each of the sixty was behind by eight megabytes and more
     assert memory_mb() - before < 150
     assert len(web.fanout) == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel cuts such connections on Linux only")
+async def test_the_connection_of_a_client_that_never_reads_is_cut(settings: Settings) -> None:
+    """Letting go is not enough: the server keeps a socket until its last write is flushed, which here is never."""
+    async with live(msgspec.structs.replace(settings, send_timeout_s=0.5)) as web:
+        port = int(urlsplit(web.url).port or 0)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await anyio.to_thread.run_sync(_connect, connection, port)
+            connection.send(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 300)
+            own = connection.getsockname()[1]
+            assert connected(port, own)
+            await until(lambda: not connected(port, own), seconds=20)
+
+
+def connected(server: int, client: int) -> bool:
+    """Whether the server's end of this connection is established."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = [(int(row[1].split(":")[1], 16), int(row[2].split(":")[1], 16)) for row in rows if row[3] == "01"]
+    return (server, client) in ends
