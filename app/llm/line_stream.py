@@ -9,8 +9,10 @@ or an error's text, from filling the memory.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Any
 
+import anyio.lowlevel
 import httpx
 
 from app.llm.failures import failed
@@ -66,12 +68,20 @@ async def _mend(response: httpx.Response) -> None:
         response.stream = LineStream(response.stream)
 
 
+PIECE_BYTES = 4_096
+TURN_S = 0.002
+"""How long what has arrived already may keep everything else waiting: litellm takes 64 KB of chunks without a pause,
+half a second, and a few such reads took a worker's heartbeat."""
+
 MOST_UNBROKEN_BYTES = 8_000_000
 MOST_ERROR_BYTES = 1_000_000
 
 
 class BoundedStream(httpx.AsyncByteStream):
-    """The bytes of ``stream``. Raises UpstreamFailed past 8 MB without a line's end, and past ``most`` in all."""
+    """The bytes of ``stream``, in small pieces between which the rest of the process has its turn.
+
+    Raises UpstreamFailed past 8 MB without a line's end, and past ``most`` in all.
+    """
 
     def __init__(self, stream: httpx.AsyncByteStream, most: float) -> None:
         self._stream = stream
@@ -79,13 +89,18 @@ class BoundedStream(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         unbroken = size = 0
+        ran_from = monotonic()
         async for read in self._stream:
             end = read.rfind(b"\n")
             unbroken = unbroken + len(read) if end < 0 else len(read) - end - 1
             size += len(read)
             if unbroken > MOST_UNBROKEN_BYTES or size > self._most:
                 raise failed("the upstream sent more than can be read")
-            yield read
+            for start in range(0, len(read), PIECE_BYTES):
+                yield read[start : start + PIECE_BYTES]
+                if monotonic() - ran_from > TURN_S:
+                    await anyio.lowlevel.checkpoint()
+                    ran_from = monotonic()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

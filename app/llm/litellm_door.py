@@ -21,12 +21,9 @@ import logging
 import os
 import re
 import sys
-import time
 import warnings
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 import httpx
 
 # litellm reads this while it is imported; without it the import fetches a table of prices from the network.
@@ -58,9 +55,6 @@ from app.llm.types import (
 CONNECT_S = 10.0
 READ_S = 86_400.0
 """The caller's idle limit is the real one; litellm replaces "none" by ten minutes."""
-TURN_S = 0.002
-"""How long the chunks of one read may keep everything else waiting: some thousand of them took a worker's heartbeat."""
-
 _TIMEOUT = httpx.Timeout(connect=CONNECT_S, read=READ_S, write=60.0, pool=CONNECT_S)
 _PREFIXES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)\s*(?::|-)\s*)+")
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -141,7 +135,6 @@ class LitellmCall:
         self._tools = ToolCalls()
         self._stop: str | None = None
         self._ended = False
-        self._ran_from = time.monotonic()
 
     async def read(self) -> list[Delta] | None:
         try:
@@ -149,7 +142,6 @@ class LitellmCall:
                 self._stream = await self._connect()
             while not self._ended:
                 deltas = self._deltas(await anext(self._stream)) if self._stream else []
-                await self._give_way()
                 if deltas:
                     return deltas
         except StopAsyncIteration:
@@ -161,12 +153,6 @@ class LitellmCall:
             self._ended = True
             raise self._translated(error) from error
         return None
-
-    async def _give_way(self) -> None:
-        """Lets the rest of the process run: chunks that have arrived already come out without any wait."""
-        if time.monotonic() - self._ran_from > TURN_S:
-            await anyio.lowlevel.checkpoint()
-            self._ran_from = time.monotonic()
 
     async def aclose(self) -> None:
         self._ended = True
