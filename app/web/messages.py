@@ -19,7 +19,7 @@ from app import ids
 from app.accounts import Accounts, Caller
 from app.chat import log
 from app.chat.events import content_of
-from app.chat.lifecycle import Lifecycle, NewMessage, missing
+from app.chat.lifecycle import Lifecycle, NewMessage
 from app.chat.listing import Filter, MessageList
 from app.chat.message import STATUSES, Message, iso
 from app.errors import BadRequest, ValidationFailed
@@ -27,8 +27,9 @@ from app.llm.models import Models
 from app.llm.types import Turn
 from app.settings import Settings
 from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, TokenAnswer, UsageObject
-from app.web.guard import Bearer, bearer_of, caller_of, may_see, user_filter, user_of
+from app.web.guard import Bearer, bearer_of, caller_of, user_filter, user_of
 from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
+from app.web.observe import visible
 from app.web.parse import Query, decode, read_json, warning
 from app.web.problem import request_id
 from app.web.reply import json_reply
@@ -89,10 +90,7 @@ class MessageRoutes:
 
     async def visible(self, bearer: Bearer, message_id: str) -> Message:
         """The message if its bearer may know of it. Raises NotFound, the same for all that it may not."""
-        message = await self.lifecycle.read(bearer.account, message_id)
-        if message is None or not may_see(bearer, message_id, message.user):
-            raise missing(message_id)
-        return message
+        return await visible(self.lifecycle, bearer, message_id)
 
     async def body(self, request: AnyRequest) -> bytes:
         """The request's JSON, as it came."""

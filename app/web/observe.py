@@ -33,15 +33,20 @@ class Observing:
 
     async def message(self, bearer: Bearer, message_id: str) -> Message:
         """The message as its bearer may see it. Raises NotFound, Unavailable."""
-        message = await self.lifecycle.read(bearer.account, message_id)
-        if message is None or not may_see(bearer, message_id, message.user):
-            raise missing(message_id)
-        return message
+        return await visible(self.lifecycle, bearer, message_id)
 
     def drain(self) -> None:
         """Ends every open stream of this process."""
         self.fanout.drain()
         self.streams.drain()
+
+
+async def visible(lifecycle: Lifecycle, bearer: Bearer, message_id: str) -> Message:
+    """The message if its bearer may know of it. Raises NotFound, the same for all that it may not."""
+    message = await lifecycle.read(bearer.account, message_id)
+    if message is None or not may_see(bearer, message_id, message.user):
+        raise missing(message_id)
+    return message
 
 
 def parse_cursor(text: str, field: str) -> int:
