@@ -16,6 +16,7 @@ Choices:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
@@ -48,18 +49,24 @@ log = structlog.get_logger(__name__)
 
 
 class Bell:
-    """Wakes one reader: rung by what it waits for, by a ping that is due, and by the drain."""
+    """Wakes one reader: rung by what it waits for, by a ping that is due, and by the drain.
 
-    __slots__ = ("_rung", "_waiting")
+    ``answer``, where there is one, is asked first while the reader waits: true lets it wait on. It must not block.
+    """
+
+    __slots__ = ("_rung", "_waiting", "answer")
 
     def __init__(self) -> None:
+        self.answer: Callable[[], bool] | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._rung = False
 
     def ring(self) -> None:
-        self._rung = True
         if self._waiting is not None and not self._waiting.done():
+            if self.answer is not None and self.answer():
+                return
             self._waiting.set_result(None)
+        self._rung = True
 
     async def wait(self) -> None:
         """Returns at once when it was rung since the last wait. One task may wait."""

@@ -30,6 +30,7 @@ from app.errors import Forbidden, Unauthorized
 from app.feeds import Feeds
 from app.llm.types import Text
 from app.redis_keys import Keys
+from app.serve import methods_of
 from app.settings import Settings
 from app.tail import Tail
 from app.telemetry import Metrics
@@ -38,6 +39,7 @@ from app.web.guard import Bearer, Gate, key_in, token_in
 from app.web.observe import Observing, observe_handlers
 from app.web.problem import handlers
 from app.web.several import several_handlers
+from app.web.shell import Shell
 from app.web.sockets import socket_handlers
 from app.web.sse import Streams
 from tests.rig import entries, new_message, until
@@ -155,15 +157,18 @@ async def _run_stage(settings: Settings) -> AsyncIterator[Stage]:
     blocking = Redis.from_url(settings.redis_url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
     lifecycle = Lifecycle(redis, Keys(settings.redis_prefix, settings.partitions), settings)
     web = Stage(settings, lifecycle, blocking)
-    app = Litestar(
+    litestar = Litestar(
         web.handlers(), guards=[web.gate.guard], exception_handlers=handlers(web.metrics), openapi_config=None
     )
+    app = Shell(litestar, settings, web.metrics, lambda path: methods_of(litestar, path))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         web.port = probe.getsockname()[1]
     web.url = f"http://127.0.0.1:{web.port}"
     logging.getLogger("_granian").setLevel(logging.ERROR)
-    server = Server(app, address="127.0.0.1", port=web.port, interface=Interfaces.ASGI, backlog=4096, log_enabled=False)
+    server = Server(
+        app, address="127.0.0.1", port=web.port, interface=Interfaces.ASGINL, backlog=4096, log_enabled=False
+    )
     try:
         async with anyio.create_task_group() as group:
             await group.start(web.tail.run)

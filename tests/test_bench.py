@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,18 @@ def test_a_stream_reads_the_same_however_it_is_cut() -> None:
         if parts.pings:  # a ping cut in two is counted as text
             assert (parts.status, parts.ended, parts.length, parts.crc) == (200, True, whole.length, whole.crc)
         assert parts.ended
+
+
+def test_a_stream_read_later_reads_the_same() -> None:
+    wire = HEAD + stream(frame(1, "message_start"), b": ping\n\n", delta(2, "a"), frame(3, "message_stop"))
+    at_once, later = Stream(keep=True), Stream(keep=True, later=True)
+    cuts = [0, len(HEAD), len(HEAD) + 30, len(wire)]
+    for at, (start, stop) in enumerate(pairwise(cuts)):
+        at_once.feed(wire[start:stop], at)
+        later.feed(wire[start:stop], at)
+    assert later.ended
+    later.settle()
+    assert (later.pieces, later.pings, later.crc, later.ended) == (at_once.pieces, 1, at_once.crc, True)
 
 
 def test_checking_a_body_finds_holes_repeats_and_what_follows_the_end() -> None:

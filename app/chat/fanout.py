@@ -110,6 +110,11 @@ class Topic:
         start = bisect_right(self._seqs, cursor)
         return self._entries[start : start + PAGE]
 
+    @property
+    def live(self) -> bool:
+        """Whether more is to come, as far as is known."""
+        return self.end is None and not self.gone
+
     def wake(self) -> None:
         waiting, self.waiting = self.waiting, set()
         for bell in waiting:

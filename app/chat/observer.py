@@ -83,9 +83,31 @@ class Observer(ABC, Generic[T]):
         if self._topic is not None:
             self._topic.waiting.add(self.bell)
 
+    def ready(self) -> T | None:
+        """The next events as far as the topic has them; None when `read` is to be asked."""
+        topic = self._topic
+        if (
+            topic is None
+            or self.over
+            or self._beyond
+            or self._fanout.draining
+            or not topic.floor <= self.cursor < topic.head
+        ):
+            return None
+        return self._take(self._window(topic))
+
+    @property
+    def idle(self) -> bool:
+        """Whether a `read` now would find nothing yet."""
+        topic = self._topic
+        return topic is not None and topic.live and self.cursor == topic.head and not self._fanout.draining
+
     async def read(self) -> T | Gap | None:
         """The next events, or None when there is nothing now (then `watch`) or ever (`over`)."""
         while not self.over:
+            found = self.ready()
+            if found is not None:
+                return found
             topic = self._topic
             if self._fanout.draining:
                 self.over = True
@@ -93,11 +115,9 @@ class Observer(ABC, Generic[T]):
                 self._beyond = False
                 return await self._gap()
             elif topic is None or self.cursor < topic.floor:
-                found = await self._from_log()
-                if found is not None:
-                    return found
-            elif self.cursor < topic.head:
-                return self._take(self._window(topic))
+                stored = await self._from_log()
+                if stored is not None:
+                    return stored
             elif topic.end is not None:
                 if not self._whole:
                     return await self._gap()

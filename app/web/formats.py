@@ -12,17 +12,20 @@ stops) leaves the response without its end.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from app.chat.events import ATTEMPT_SPAN, Entry, frame, gap_frame
 from app.chat.fanout import Fanout
 from app.chat.message import Message
-from app.chat.observer import EntryObserver, FrameObserver, Gap
+from app.chat.observer import EntryObserver, FrameObserver, Gap, Observer
 from app.errors import BadRequest
 
 FORMATS = ("anthropic", "openai", "text")
+
+T = TypeVar("T")
 
 _encode = msgspec.json.encode
 
@@ -130,42 +133,87 @@ class PlainText:
         return None
 
 
-class NativeSource:
-    """A stream of native frames."""
+class _MessageSource(Generic[T]):
+    """What both kinds of stream share: an observer, and how they wait for it."""
 
-    __slots__ = ("_observer",)
-    cut = False
+    __slots__ = ("_broken", "_observer", "_write")
 
-    def __init__(self, fanout: Fanout, message: Message, cursor: int) -> None:
-        self._observer = FrameObserver(fanout, message, cursor)
+    def __init__(self, observer: Observer[T]) -> None:
+        self._observer = observer
+        self._write: Callable[[bytes], bool] | None = None
+        self._broken: Exception | None = None
 
     @property
     def over(self) -> bool:
         return self._observer.over
 
+    @property
+    def cut(self) -> bool:
+        return False
+
     async def read(self) -> bytes:
-        got = await self._observer.read()
-        if got is None:
-            return b""
-        return gap_frame(got.requested, got.earliest, got.latest) if isinstance(got, Gap) else got
+        while True:
+            got = await self._observer.read()
+            if got is None:
+                return b""
+            data = self._written(got)
+            if data or self.over:
+                return data
 
     async def wait(self) -> None:
         self._observer.watch()
         await self._observer.bell.wait()
+        if self._broken is not None:
+            raise self._broken
 
     def ring(self) -> None:
         self._observer.bell.ring()
 
+    def push_to(self, write: Callable[[bytes], bool]) -> None:
+        self._write = write
+        self._observer.bell.answer = self._push
+
     def close(self) -> None:
+        self._observer.bell.answer = self._write = None
         self._observer.close()
 
+    def _push(self) -> bool:
+        try:
+            got = self._observer.ready()
+            if got is None or self._write is None:
+                return False
+            data = self._written(got)
+            if (data and not self._write(data)) or self.over or not self._observer.idle:
+                return False
+        except Exception as error:  # noqa: BLE001  # it ends this stream, not the delivery to the others
+            self._broken = error
+            return False
+        self._observer.watch()
+        return True
 
-class TranslatedSource:
+    def _written(self, got: T | Gap) -> bytes:
+        """What is written for it, perhaps nothing."""
+        raise NotImplementedError
+
+
+class NativeSource(_MessageSource[bytes]):
+    """A stream of native frames."""
+
+    __slots__ = ()
+
+    def __init__(self, fanout: Fanout, message: Message, cursor: int) -> None:
+        super().__init__(FrameObserver(fanout, message, cursor))
+
+    def _written(self, got: bytes | Gap) -> bytes:
+        return gap_frame(got.requested, got.earliest, got.latest) if isinstance(got, Gap) else got
+
+
+class TranslatedSource(_MessageSource[list[Entry]]):
     """A stream in another format: entries from the beginning of the cursor's attempt, silent up to the cursor."""
 
     def __init__(self, fanout: Fanout, message: Message, cursor: int, translator: Translator, start: int) -> None:
         beyond = message.final and cursor > message.last_seq
-        self._observer = EntryObserver(fanout, message, cursor if beyond else start)
+        super().__init__(EntryObserver(fanout, message, cursor if beyond else start))
         self._fanout = fanout
         self._translator = translator
         self._silent_to = cursor
@@ -179,23 +227,17 @@ class TranslatedSource:
     def cut(self) -> bool:
         return isinstance(self._translator, PlainText) and (self._refused or not self._observer.ended)
 
-    async def read(self) -> bytes:
-        while True:
-            got = await self._observer.read()
-            if got is None:
-                return b""
-            if isinstance(got, Gap):
-                return self._gap(got)
-            if self._observer.ended and got[-1].seq <= self._silent_to:
-                # the message ended at or below the cursor: told as a gap, and given whole
-                message, bell = self._observer.message, self._observer.bell
-                gap = Gap(self._silent_to, 1, got[-1].seq)
-                self._observer.close()
-                self._observer = EntryObserver(self._fanout, message, 0, bell)
-                return self._gap(gap)
-            data = self._translate(got)
-            if data or self.over:
-                return data
+    def _written(self, got: list[Entry] | Gap) -> bytes:
+        if isinstance(got, Gap):
+            return self._gap(got)
+        if self._observer.ended and got[-1].seq <= self._silent_to:
+            # the message ended at or below the cursor: told as a gap, and given whole
+            message, bell = self._observer.message, self._observer.bell
+            gap = Gap(self._silent_to, 1, got[-1].seq)
+            self._observer.close()
+            self._observer = EntryObserver(self._fanout, message, 0, bell)
+            return self._gap(gap)
+        return self._translate(got)
 
     def _translate(self, entries: list[Entry]) -> bytes:
         parts: list[bytes] = []
@@ -214,16 +256,6 @@ class TranslatedSource:
         data = self._translator.gap(Gap(requested, gap.earliest, gap.latest))
         self._refused = data is None
         return data or b""
-
-    async def wait(self) -> None:
-        self._observer.watch()
-        await self._observer.bell.wait()
-
-    def ring(self) -> None:
-        self._observer.bell.ring()
-
-    def close(self) -> None:
-        self._observer.close()
 
 
 def attempt_start(cursor: int) -> int:

@@ -5,6 +5,7 @@ Every frame's ``id:`` is the whole cursor vector, so that a resumed connection g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -88,6 +89,9 @@ class SeveralSource:
 
     def ring(self) -> None:
         self._bell.ring()
+
+    def push_to(self, write: Callable[[bytes], bool]) -> None:
+        """Not done: what a push saves shows with hundreds of observers of one message."""
 
     def close(self) -> None:
         for line in self._lines:

@@ -148,7 +148,7 @@ class _Round:
     def _observed(self, i: int) -> bool:
         """Whether the stream has ended."""
         stream, first = self.streams[i], self.firsts[i]
-        data = self.observing[i].recv(262_144)
+        data = self.observing[i].recv(65_536)
         now = time.monotonic_ns()
         stream.feed(data, now)
         if not first.first_ns:

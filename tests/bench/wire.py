@@ -11,6 +11,7 @@ from zlib import crc32
 
 PATH = "/v1/messages/async"
 _PING = b": ping\n\n"
+_LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16_384
 
 
@@ -105,14 +106,16 @@ class Caller:
 class Stream:
     """The answer to one observe request, read as it arrives: length and checksum of its body without pings.
 
-    ``pieces`` keeps the body with the time each part came, where asked for.
+    ``pieces`` keeps the body with the time each part came, where asked for. ``later`` only notes what came until
+    `settle`: a client that reads each piece at once takes as much of the machine as the server that wrote it.
     """
 
-    __slots__ = ("_chunked", "_head", "_left", "_line", "_skip", "crc", "ended", "first_ns", "last_ns", "length",
-                 "pieces", "pings", "status")  # fmt: skip
+    __slots__ = ("_chunked", "_head", "_left", "_line", "_raw", "_skip", "crc", "ended", "first_ns", "last_ns",
+                 "length", "pieces", "pings", "status")  # fmt: skip
 
-    def __init__(self, keep: bool = False) -> None:
+    def __init__(self, keep: bool = False, later: bool = False) -> None:
         self.status = 0
+        self._raw: list[tuple[int, bytes]] | None = [] if later else None
         self.ended = False
         self.length = self.crc = self.pings = 0
         self.first_ns = self.last_ns = 0
@@ -124,6 +127,10 @@ class Stream:
 
     def feed(self, data: bytes, now: int) -> None:
         """Takes what one read of the socket gave."""
+        if self._raw is not None and self.status:
+            self._raw.append((now, data))
+            self.ended = data.endswith(_LAST_CHUNK)
+            return
         if not self.status:
             data = self._read_head(data)
         if not self._chunked:
@@ -151,6 +158,12 @@ class Stream:
                 at = end + 1
                 self._left = int(line, 16)
                 self.ended = not self._left
+
+    def settle(self) -> None:
+        """Reads what was only noted."""
+        raw, self._raw, self.ended = self._raw, None, self.ended and not self._raw
+        for now, data in raw or []:
+            self.feed(data, now)
 
     def _read_head(self, data: bytes) -> bytes:
         self._head += data
