@@ -196,6 +196,7 @@ class Child:
     async def _one_life(self) -> int:
         """Start, watch, and clean up after one process; its exit status."""
         reading, writing = os.pipe()
+        os.set_blocking(reading, False)
         try:
             process = await spawn(
                 self._program.command,
@@ -211,6 +212,7 @@ class Child:
                     group.start_soon(self._watch, process, reading)
                     status = await process.wait()
                     group.cancel_scope.cancel()
+                self._hear(_read(reading))  # of a short life this may be the first that is heard
                 return status
             finally:
                 with anyio.CancelScope(shield=True):
@@ -223,21 +225,24 @@ class Child:
 
     async def _watch(self, process: Process, pipe: int) -> None:
         """Read the pulse; kill the process when there is none (choice 2)."""
-        os.set_blocking(pipe, False)
         silent, limit = 0.0, START_ALLOWANCE_S
         while True:
             await anyio.sleep(TICK_S)
-            beats = _read(pipe)
-            if beats:
+            if self._hear(_read(pipe)):
                 silent, limit = 0.0, SILENT_LIMIT_S
-                self._worker = beats[-1]
-                self.ready.set()
                 continue
             silent += TICK_S
             if silent >= limit:
                 self._say(f"The {self.label} process (pid {process.pid}) has not answered for {limit:g} s: killing it")
                 kill_group(process)
                 return
+
+    def _hear(self, beats: list[str]) -> bool:
+        if not beats:
+            return False
+        self._worker = beats[-1]
+        self.ready.set()
+        return True
 
     async def _drop_worker(self) -> None:
         """Tell the rest at once that the dead worker is dead; without it they find out when its key has run out."""

@@ -41,6 +41,9 @@ if kind == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if kind == "broken":
     sys.exit(3)
+if kind == "brief":
+    os.write(int(os.environ["REPRISE_PULSE"]), f"brief-{os.getpid()}\\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
 anyio.run(pulse, f"{kind}-{os.getpid()}")
 """
 
@@ -169,6 +172,14 @@ def test_killed_it_does_not_stop_an_immediate_start(short_tmp: Path) -> None:
         first.process.kill()
         with supervisor(short_tmp, "web") as second:
             second.read_until("Ready")
+
+
+def test_a_worker_that_dies_before_its_pulse_was_looked_at_is_dropped(short_tmp: Path) -> None:
+    with supervisor(short_tmp, "web", "brief") as running:
+        running.read_until("Ready")
+        wait_until(lambda: (short_tmp / "dropped").exists())
+        first = (short_tmp / "dropped").read_text().splitlines()[0]
+        assert first in {f"brief-{pid}" for pid in running.ever("brief")}
 
 
 def test_a_killed_child_is_replaced_and_its_worker_dropped(short_tmp: Path) -> None:
