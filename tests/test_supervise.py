@@ -42,7 +42,7 @@ if kind == "stubborn":
 if kind == "broken":
     sys.exit(3)
 if kind == "brief":
-    os.write(int(os.environ["REPRISE_PULSE"]), f"brief-{os.getpid()}\\n".encode())
+    os.write(int(os.environ["REPRISE_PULSE_FD"]), f"brief-{os.getpid()}\\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 anyio.run(pulse, f"{kind}-{os.getpid()}")
 """
@@ -177,7 +177,7 @@ def test_killed_it_does_not_stop_an_immediate_start(short_tmp: Path) -> None:
 def test_a_worker_that_dies_before_its_pulse_was_looked_at_is_dropped(short_tmp: Path) -> None:
     with supervisor(short_tmp, "web", "brief") as running:
         running.read_until("Ready")
-        wait_until(lambda: (short_tmp / "dropped").exists())
+        wait_until((short_tmp / "dropped").exists)
         first = (short_tmp / "dropped").read_text().splitlines()[0]
         assert first in {f"brief-{pid}" for pid in running.ever("brief")}
 
