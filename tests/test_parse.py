@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import anyio
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from app.errors import BadRequest, PayloadTooLarge, RepriseError, UnsupportedMediaType, ValidationFailed
+from app.web import parse
 from app.web.initiate import Initiate
 from app.web.parse import Query, decode, read_body, read_json, warning
 
@@ -211,6 +213,20 @@ async def test_a_client_that_goes_away_while_sending() -> None:
     scope, receive, _ = request(b"123", gone=True)
     with pytest.raises(BadRequest):
         await read_body(scope, receive, 10)
+
+
+async def test_a_body_that_stops_coming_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse, "BODY_PAUSE_S", 0.05)
+    scope, receive, _ = request(b"123", gone=True)
+
+    async def stalling() -> Any:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            await anyio.sleep_forever()
+        return message
+
+    with anyio.fail_after(5), pytest.raises(BadRequest, match="did not come"):
+        await read_body(scope, stalling, 10)
 
 
 @pytest.mark.parametrize("kind", [None, "application/json", "Application/JSON; charset=utf-8"])

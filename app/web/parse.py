@@ -25,6 +25,9 @@ DRAIN_S = 5.0
 DRAIN_TIMES = 8
 """What is read and dropped past the limit, in time and in limits: a client still sending reads no answer."""
 
+BODY_PAUSE_S = 30.0
+"""Longest wait for the next part of a body."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 E = TypeVar("E", bound=str)
 
@@ -33,7 +36,10 @@ Errors = list[tuple[str, str]]
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The request's body. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much."""
+    """The request's body. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much.
+
+    Raises BadRequest when its client goes away or sends nothing for ``BODY_PAUSE_S``.
+    """
     refusal = PayloadTooLarge(f"the body may have at most {limit} bytes", details={"max_bytes": limit})
     declared = header(scope, b"content-length")
     if declared.isdigit() and int(declared) > limit:
@@ -42,7 +48,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        with anyio.move_on_after(BODY_PAUSE_S) as pause:
+            message = await receive()
+        if pause.cancelled_caught:
+            raise BadRequest(f"the rest of the body did not come: nothing was received for {BODY_PAUSE_S:g} s")
         if message["type"] != "http.request":
             raise BadRequest("the client went away before its body had arrived")
         chunk: bytes = message.get("body", b"")
