@@ -113,9 +113,7 @@ class Feed:
         return self._events[start : start + BATCH]
 
     def wake(self) -> None:
-        waiting, self.waiting = self.waiting, set()
-        for bell in waiting:
-            bell.ring()
+        self.waiting = {bell for bell in self.waiting if bell.ring()}
 
 
 class Feeds:

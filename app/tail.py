@@ -51,7 +51,8 @@ log = structlog.get_logger(__name__)
 class Bell:
     """Wakes one reader: rung by what it waits for, by a ping that is due, and by the drain.
 
-    ``answer``, where there is one, is asked first while the reader waits: true lets it wait on. It must not block.
+    ``answer``, where there is one, is asked first while the reader waits: true lets it wait on. It must not block, nor
+    change who waits.
     """
 
     __slots__ = ("_rung", "_waiting", "answer")
@@ -61,12 +62,14 @@ class Bell:
         self._waiting: asyncio.Future[None] | None = None
         self._rung = False
 
-    def ring(self) -> None:
+    def ring(self) -> bool:
+        """Whether the reader waits on, for the next ring."""
         if self._waiting is not None and not self._waiting.done():
             if self.answer is not None and self.answer():
-                return
+                return True
             self._waiting.set_result(None)
         self._rung = True
+        return False
 
     async def wait(self) -> None:
         """Returns at once when it was rung since the last wait. One task may wait."""

@@ -110,15 +110,8 @@ class Topic:
         start = bisect_right(self._seqs, cursor)
         return self._entries[start : start + PAGE]
 
-    @property
-    def live(self) -> bool:
-        """Whether more is to come, as far as is known."""
-        return self.end is None and not self.gone
-
     def wake(self) -> None:
-        waiting, self.waiting = self.waiting, set()
-        for bell in waiting:
-            bell.ring()
+        self.waiting = {bell for bell in self.waiting if bell.ring()}
 
     def lose(self, end: int | None) -> None:
         """What the message is known to have had after ``head`` is not in the log. ``end``: and it has ended there."""

@@ -19,7 +19,7 @@ A cursor at the last event of a finished message is the route's to answer (204);
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -41,12 +41,8 @@ class Gap(msgspec.Struct, frozen=True):
     latest: int | None
 
 
-class _Part(NamedTuple, Generic[T]):
-    """Consecutive events: as the reader wants them, the number of the last, whether it is the terminal one."""
-
-    events: T
-    last: int
-    ended: bool
+_Part = tuple[T, int, bool]
+"""Consecutive events: as the reader wants them, the number of the last, whether it is the terminal one."""
 
 
 class Observer(ABC, Generic[T]):
@@ -98,9 +94,9 @@ class Observer(ABC, Generic[T]):
 
     @property
     def idle(self) -> bool:
-        """Whether a `read` now would find nothing yet."""
+        """Whether a `read` after a `ready` that gave something would find nothing yet."""
         topic = self._topic
-        return topic is not None and topic.live and self.cursor == topic.head and not self._fanout.draining
+        return topic is not None and self.cursor == topic.head and topic.end is None and not topic.gone
 
     async def read(self) -> T | Gap | None:
         """The next events, or None when there is nothing now (then `watch`) or ever (`over`)."""
@@ -137,9 +133,9 @@ class Observer(ABC, Generic[T]):
         """What the log holds after the cursor, and the number of the first event after it that is known."""
 
     def _take(self, part: _Part[T]) -> T:
-        self.cursor, self.ended, self._any = part.last, part.ended, True
-        self.over = part.ended
-        return part.events
+        events, self.cursor, self.ended = part
+        self._any, self.over = True, self.ended
+        return events
 
     async def _from_log(self) -> T | Gap | None:
         part, first = await self._stored()
@@ -180,9 +176,20 @@ class FrameObserver(Observer[bytes]):
 
     __slots__ = ()
 
+    def ready(self) -> bytes | None:
+        # as inherited, in one step: it runs for every event of every observer
+        topic, cursor = self._topic, self.cursor
+        if topic is None or self._beyond or self._fanout.draining or not topic.floor <= cursor < topic.head:
+            return None
+        data, self.cursor = topic.frames_after(cursor)
+        self._any = True
+        if self.cursor == topic.end:
+            self.over = self.ended = True
+        return data
+
     def _window(self, topic: Topic) -> _Part[bytes]:
         data, last = topic.frames_after(self.cursor)
-        return _Part(data, last, last == topic.end)
+        return data, last, last == topic.end
 
     async def _stored(self) -> tuple[_Part[bytes] | None, int | None]:
         page = await self._fanout.pages.get(self._key, self.message.created, self.cursor)
@@ -190,7 +197,7 @@ class FrameObserver(Observer[bytes]):
         if first is None or first > page.last:
             return None, first
         data, last = page.after(self.cursor)
-        return _Part(data, last, page.terminal and last == page.last), first
+        return (data, last, page.terminal and last == page.last), first
 
 
 class EntryObserver(Observer[list[Entry]]):
@@ -200,7 +207,7 @@ class EntryObserver(Observer[list[Entry]]):
 
     def _window(self, topic: Topic) -> _Part[list[Entry]]:
         batch = topic.entries_after(self.cursor)
-        return _Part(batch, batch[-1].seq, batch[-1].terminal)
+        return batch, batch[-1].seq, batch[-1].terminal
 
     async def _stored(self) -> tuple[_Part[list[Entry]] | None, int | None]:
         batch = await log.read(self._fanout.lifecycle.redis, self._key, after=self.cursor, count=PAGE)
@@ -210,4 +217,4 @@ class EntryObserver(Observer[list[Entry]]):
         while run < len(batch) and (self._whole or follows(batch[run - 1].seq, batch[run].seq)):
             run += 1
         last = batch[run - 1]
-        return _Part(batch[:run], last.seq, last.terminal), batch[0].seq
+        return (batch[:run], last.seq, last.terminal), batch[0].seq

@@ -133,14 +133,19 @@ class PlainText:
         return None
 
 
+def _nowhere(_: bytes) -> bool:
+    return False
+
+
 class _MessageSource(Generic[T]):
     """What both kinds of stream share: an observer, and how they wait for it."""
 
     __slots__ = ("_broken", "_observer", "_write")
+    _refused = False
 
     def __init__(self, observer: Observer[T]) -> None:
         self._observer = observer
-        self._write: Callable[[bytes], bool] | None = None
+        self._write: Callable[[bytes], bool] = _nowhere
         self._broken: Exception | None = None
 
     @property
@@ -174,22 +179,21 @@ class _MessageSource(Generic[T]):
         self._observer.bell.answer = self._push
 
     def close(self) -> None:
-        self._observer.bell.answer = self._write = None
+        self._observer.bell.answer = None
+        self._write = _nowhere
         self._observer.close()
 
     def _push(self) -> bool:
         try:
-            got = self._observer.ready()
-            if got is None or self._write is None:
-                return False
-            data = self._written(got)
-            if (data and not self._write(data)) or self.over or not self._observer.idle:
-                return False
+            data = self._ready()
+            return data is not None and (not data or self._write(data)) and self._observer.idle and not self._refused
         except Exception as error:  # noqa: BLE001  # it ends this stream, not the delivery to the others
             self._broken = error
             return False
-        self._observer.watch()
-        return True
+
+    def _ready(self) -> bytes | None:
+        """What is written for the events that the observer has at hand; None when it has none."""
+        raise NotImplementedError
 
     def _written(self, got: T | Gap) -> bytes:
         """What is written for it, perhaps nothing."""
@@ -203,6 +207,9 @@ class NativeSource(_MessageSource[bytes]):
 
     def __init__(self, fanout: Fanout, message: Message, cursor: int) -> None:
         super().__init__(FrameObserver(fanout, message, cursor))
+
+    def _ready(self) -> bytes | None:
+        return self._observer.ready()
 
     def _written(self, got: bytes | Gap) -> bytes:
         return gap_frame(got.requested, got.earliest, got.latest) if isinstance(got, Gap) else got
@@ -226,6 +233,10 @@ class TranslatedSource(_MessageSource[list[Entry]]):
     @property
     def cut(self) -> bool:
         return isinstance(self._translator, PlainText) and (self._refused or not self._observer.ended)
+
+    def _ready(self) -> bytes | None:
+        got = self._observer.ready()
+        return None if got is None else self._written(got)
 
     def _written(self, got: list[Entry] | Gap) -> bytes:
         if isinstance(got, Gap):
