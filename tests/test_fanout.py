@@ -7,10 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -341,3 +342,44 @@ async def test_a_push_that_fails_ends_its_own_stream_only(web: Stage) -> None:
 async def _told(source: NativeSource) -> None:
     with pytest.raises(OSError, match="broken"):
         await source.wait()
+
+
+@pytest.mark.parametrize("name", ["openai", "text"])
+async def test_an_end_below_the_cursor_of_one_observer_reaches_every_observer(settings: Settings, name: str) -> None:
+    async with stage(msgspec.structs.replace(settings, ping_s=600)) as web:  # nothing else wakes who was passed over
+        author = await Author.create(web.lifecycle)
+        await author.start()
+        ended: list[str] = []
+
+        async def follow(path: str) -> None:
+            with suppress(httpx.RemoteProtocolError):  # plain text cannot say that there is a gap
+                await web.get(path)
+            ended.append(path)
+
+        async with anyio.create_task_group() as group:
+            for path in (author.path, f"{author.path}?format={name}&after=500"):
+                for _ in range(8):
+                    group.start_soon(follow, path)
+            await until(lambda: web.observers == 16)
+            await until(lambda: all(not w.sending_since for w in web.streams.open))
+            await author.say("a ")
+            await author.finish()
+            await until(lambda: len(ended) == 16)
+
+
+async def test_the_only_observer_whose_cursor_lies_beyond_the_end_is_told(settings: Settings) -> None:
+    async with stage(msgspec.structs.replace(settings, ping_s=600)) as web:
+        author = await Author.create(web.lifecycle)
+        await author.start()
+        async with anyio.create_task_group() as group:
+            group.start_soon(author_ends_once_observed, web, author)
+            with anyio.fail_after(10):
+                answer = await web.get(f"{author.path}?format=openai&after=500")
+        assert answer.content.startswith(b"retry: 1000\n\nevent: gap\n")
+        assert answer.content.endswith(b"data: [DONE]\n\n")
+
+
+async def author_ends_once_observed(web: Stage, author: Author) -> None:
+    await until(lambda: web.observers == 1)
+    await author.say("a ")
+    await author.finish()

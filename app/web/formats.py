@@ -235,6 +235,8 @@ class TranslatedSource(_MessageSource[list[Entry]]):
         return isinstance(self._translator, PlainText) and (self._refused or not self._observer.ended)
 
     def _ready(self) -> bytes | None:
+        if self._observer.cursor < self._silent_to:
+            return None  # an end that comes now starts over with another observer, and a push must not change who waits
         got = self._observer.ready()
         return None if got is None else self._written(got)
 
