@@ -7,12 +7,13 @@ meet only in those two:
 
 - **web** (`serve`, `web/`): parses, authorises, answers, streams. Knows no model.
 - **generate** (`work`, `workers/generate`): asks models (`llm/`) and writes every event of their answers.
-- **background** (`work`, `workers/loop`): consumes the feed of finished messages. Idle until a group is there.
+- **background** (`work`, `workers/loop`): consumes the feed of finished messages and remembers them
+  (`workers/remember`), has a model read conversations (`workers/extraction`), embeds and purges.
 
 What is stored
 --------------
 Redis: messages, their logs, queues and feeds; every key in `redis_keys`, every step that changes one in `lua/`.
-PostgreSQL: accounts, keys and secrets; every table in `migrations/`.
+PostgreSQL: accounts, keys and secrets, and all that is remembered (`memory/`); every table in `migrations/`.
 
 The path of one message
 -----------------------
@@ -26,6 +27,9 @@ The path of one message
    and every observer takes it from there with a cursor of its own.
 5. The last event, the final state, the retention and the entry in the feed of finished messages are one script.
    Cancelling (`lifecycle.cancel`) and deleting are scripts too: the first to finish wins.
-6. `chat/liveness` runs in every process: workers found dead lose their claims, their messages start a new attempt;
+6. `workers/remember` stores the message's turns and what is drawn from them in one transaction with its done mark
+   (`memory/remembered`), and has the status tell of it. Its retention begins then; when that is over, status and replay
+   (`web/find`, `chat/past`) answer from the done mark. A later message may recall it (`workers/recalling`).
+7. `chat/liveness` runs in every process: workers found dead lose their claims, their messages start a new attempt;
    deadlines end messages; what died between two scripts is finished.
 """

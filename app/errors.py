@@ -16,6 +16,8 @@
     ├── Unavailable             UNAVAILABLE             503     yes, after `retry_after` seconds
     ├── ClaimLost               CLAIM_LOST              500     no: another worker owns the message now
     ├── UpstreamFailed          <given>                 502     as given: the model's side failed
+    ├── RecallFailed            RECALL_FAILED           500     no: the message goes on without its memories
+    ├── ExtractionFailed        EXTRACTION_FAILED       500     yes, by the background process
     └── StartFailed             START_FAILED            500     no: an engine or setting stops the program
 
 Wire codes are those of PROTOCOL.md, Conventions.
@@ -155,6 +157,19 @@ class UpstreamFailed(RepriseError):
         self.explanation = explanation
         self.retryable = retryable
         self.retry_after = retry_after
+
+
+class RecallFailed(RepriseError):
+    """Memories could not be found in time, or not at all. Told to observers, never a reason to stop a message."""
+
+    code = "RECALL_FAILED"
+
+
+class ExtractionFailed(RepriseError):
+    """A model gave no memories that can be used. Never the same as an answer that holds none."""
+
+    code = "EXTRACTION_FAILED"
+    retryable = True
 
 
 class StartFailed(RepriseError):

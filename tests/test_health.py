@@ -175,7 +175,8 @@ async def test_answers_are_what_the_document_says(web: Live) -> None:
         assert msgspec.to_builtins(msgspec.convert(value, shape)) == value  # no field more, none less
     documented = {
         content["schema"]["$ref"].rpartition("/")[2]
-        for methods in document["paths"].values()
+        for path, methods in document["paths"].items()
+        if not path.startswith(("/v1/memories", "/v1/users/"))  # test_memory_answers has theirs
         for operation in methods.values()
         for status, response in operation["responses"].items()
         if status.startswith("2") and "schema" in (content := response.get("content", {}).get("application/json", {}))

@@ -48,7 +48,7 @@ async def test_initiate_observe_status(live: System, client: httpx.AsyncClient, 
     assert (status["status"], measured["stop_reason"], measured["attempt"]) == ("completed", "end_turn", 1)
     assert (measured["thread_id"], measured["x"], measured["model"]) == ("T", 1, f"{prefix}t20-p50")
     assert (measured["output_tokens"], measured["last_seq"]) == (20, len(events))
-    assert measured["memory"]["status"] == "skipped"
+    assert measured["memory"]["status"] == "queued"
     assert measured["time_to_first_token_ms"] >= 0
     whole = (await client.get(f"{PATH}/{message_id}")).json()
     assert whole["content"] == [{"type": "text", "text": live.up.text("t20-p50")}]

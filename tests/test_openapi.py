@@ -50,6 +50,16 @@ def test_every_route_of_the_contract_is_documented_and_nothing_is_open(live: Sys
         "/v1/messages/async/{message_id}/delete": {"delete"},
         "/v1/stream-tokens": {"post"},
         "/v1/events": {"get"},
+        "/v1/memories": {"get", "post"},
+        "/v1/memories/search": {"post"},
+        "/v1/memories/{memory_id}": {"get", "patch", "delete"},
+        "/v1/memories/{memory_id}/history": {"get"},
+        "/v1/memories/batch-delete": {"post"},
+        "/v1/memories/restore": {"post"},
+        "/v1/memories/export": {"get"},
+        "/v1/users/profile": {"get"},
+        "/v1/users/profile/bio": {"get", "patch"},
+        "/v1/users/profile/privacy": {"get", "patch"},
         "/v1/api-keys": {"get", "post"},
         "/health/ready": {"get"},
     }.items():
@@ -57,7 +67,7 @@ def test_every_route_of_the_contract_is_documented_and_nothing_is_open(live: Sys
     for path, operations in paths.items():
         for method, operation in operations.items():
             if "security" in operation:
-                url = live.url + path.replace("{message_id}", "x").replace("{key_id}", "x")
+                url = live.url + path.replace("{message_id}", "x").replace("{key_id}", "x").replace("{memory_id}", "x")
                 assert httpx.request(method.upper(), url).status_code == 401, (method, path)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,26 +14,11 @@ import httpx
 import pytest
 from litestar import Litestar, Request, Response
 from litestar.testing import TestClient
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from app.errors import RepriseError
 from app.web.page import DEMO_LINE, page_handlers, read_page_files
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-LONG = 30_000  # ms: longer than the demo answers
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
-
+from tests.browser import LONG, needs_browser, open_browser, open_context, open_page
 
 # The files themselves
 
@@ -98,36 +82,22 @@ def test_the_demo_line_is_in_the_page_only_where_the_demo_answers() -> None:
 # The page in a browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    async with open_browser() as chromium:
         yield chromium
-        await chromium.close()
 
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    fresh = await browser.new_context(viewport={"width": 1100, "height": 760})
-    fresh.set_default_timeout(LONG)
-    yield fresh
-    await fresh.close()
+    async with open_context(browser) as fresh:
+        yield fresh
 
 
 @pytest.fixture
 async def page(context: BrowserContext, live_server: Any) -> AsyncIterator[Page]:
-    """The page, signed in. Fails the test on any error the page did not handle."""
-    opened = await context.new_page()
-    errors: list[str] = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    await sign_in(opened, live_server)
-    yield opened
-    assert errors == []
-
-
-async def sign_in(page: Page, live_server: Any) -> None:
-    await page.goto(f"{live_server.base_url}/#key={live_server.key}")
-    await expect(page.locator("#write")).to_be_visible()
+    async with open_page(context, live_server.base_url, live_server.key) as opened:
+        yield opened
 
 
 async def say(page: Page, text: str) -> None:

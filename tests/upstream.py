@@ -29,7 +29,8 @@ The *model name* chooses the behaviour: options joined by ``-``, numbers written
 ``noroute``      404, as for every name that cannot be read
 ===============  ====================================================================================================
 
-``raw`` names in the form ``raw-NAME`` play the bytes given to `Upstream.play`. ``GET /_log`` answers
+``raw`` names in the form ``raw-NAME`` play the bytes given to `Upstream.play`, ``say-NAME`` the texts given to
+`Upstream.say` (chat completions, streamed). ``GET /_log`` answers
 ``{requests, closes, finished, active}`` (``?model=``, ``?bodies=0``), ``POST /_reset`` forgets all. Times are
 `time.monotonic_ns`, which processes of one Linux machine share.
 """
@@ -55,6 +56,7 @@ from tests.upstream_plans import (
     anthropic_plan,
     http_chunk,
     openai_plan,
+    openai_said,
     read_name,
     text,
     thinking,
@@ -95,6 +97,7 @@ class Upstream:
         self.connections: set[Connection] = set()
         self._failures: Counter[str] = Counter()
         self._played: dict[str, tuple[int, dict[str, str], Plan]] = {}
+        self._said: dict[str, Callable[[dict[str, Any]], tuple[str, str] | None]] = {}
         self._count = 0
 
     text = staticmethod(text)
@@ -129,6 +132,32 @@ class Upstream:
         model = f"raw-{name}"
         self._played[model] = (status, headers or {}, Plan([http_chunk(p) for p in pieces], [], [], end))
         return model
+
+    def say(
+        self,
+        name: str,
+        *answers: str,
+        finish: str = "stop",
+        takes_format: bool = True,
+        reply: Callable[[dict[str, Any]], str] | None = None,
+    ) -> str:
+        """Let model ``say-NAME`` answer with these texts, one a request, the last one for ever; gives the model's name.
+
+        ``reply`` makes the text from the request's body instead. Without ``takes_format`` it answers 400 to
+        ``response_format``.
+        """
+        left = list(answers)
+
+        def said(body: dict[str, Any]) -> tuple[str, str] | None:
+            if not takes_format and "response_format" in body:
+                return None
+            return (reply(body) if reply else left.pop(0) if len(left) > 1 else left[0]), finish
+
+        self._said[f"say-{name}"] = said
+        return f"say-{name}"
+
+    def said(self, model: str) -> Callable[[dict[str, Any]], tuple[str, str] | None] | None:
+        return self._said.get(model.rsplit("/", 1)[-1])
 
     def played(self, model: str) -> tuple[int, dict[str, str], Plan] | None:
         return self._played.get(model.rsplit("/", 1)[-1])
@@ -244,10 +273,23 @@ class Connection(asyncio.Protocol):
             self._reply(200, {})
         elif method == "GET" and url.path.endswith("/models"):
             self._reply(200, {"object": "list", "data": [{"id": "t20", "object": "model", "owned_by": "scripted"}]})
+        elif method == "POST" and url.path.endswith("/embeddings"):
+            self._embed(msgspec.json.decode(raw))
         elif method == "POST" and url.path.endswith(("/chat/completions", "/messages")):
             self._generate(url.path, headers, raw)
         else:
             self._reply(404, {"error": {"message": f"no route {method} {url.path}", "type": "not_found_error"}})
+
+    def _embed(self, body: dict[str, Any]) -> None:
+        """Vectors of eight numbers that count each text's letters: the same for the same text, near for near ones."""
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if body["model"].startswith("fail"):
+            self._fail(503, "Scripted failure 503")
+            return
+        vectors = [[1.0 + sum(ord(c) % 8 == i for c in text.lower()) for i in range(8)] for text in texts]
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        self._reply(200, {"object": "list", "model": body["model"], "data": data, "usage": usage})
 
     def _generate(self, path: str, headers: dict[str, str], raw: bytes) -> None:
         body = msgspec.json.decode(raw)
@@ -256,6 +298,14 @@ class Connection(asyncio.Protocol):
         played = self.up.played(model)
         if played is not None:
             self._play(played)
+            return
+        said = self.up.said(model)
+        if said is not None:
+            answer = said(body)
+            if answer is None:
+                self._fail(400, "Unrecognized request argument supplied: response_format")
+            else:
+                self._stream(openai_said(model, *answer), 0.0)
             return
         spec = read_name(model)
         if spec is None:

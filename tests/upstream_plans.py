@@ -210,6 +210,13 @@ def openai_plan(model: str, spec: Spec, max_tokens: int | None, with_usage: bool
     return Plan(head, tokens, tail, "done")
 
 
+def openai_said(model: str, text: str, finish: str) -> Plan:
+    """An answer of this text, in pieces."""
+    tokens: list[Frame] = [_openai_frame(model, {"content": piece}) for piece in _pieces(text, 40)]
+    tail = [_openai_frame(model, {}, finish), http_chunk(b"data: [DONE]\n\n")]
+    return Plan([_openai_frame(model, {"role": "assistant", "content": ""})], tokens, tail, "done")
+
+
 def _anthropic_frame(kind: str, **fields: Any) -> bytes:
     return http_chunk(b"event: %b\ndata: %b\n\n" % (kind.encode(), _json({"type": kind} | fields)))
 

@@ -61,7 +61,7 @@ _TYPES = {
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One event as the log holds it."""
+    """One event as the log holds it. ``seq`` is 0 where its number is not known any more (`past`)."""
 
     seq: int
     field: bytes
@@ -82,20 +82,21 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 def data_of(entry: Entry, extra: bytes = b"") -> bytes:
     """The event's JSON, one line, with ``type`` and ``seq``; ``extra`` (``"k":v,``) is put in after them."""
     kind = entry.field[0]
+    seq = b'"seq":%d,' % entry.seq if entry.seq else b""
     delta = _DELTAS.get(kind)
     if delta is not None:
         # decode and encode again: the value is raw text, and JSON escapes it
-        return b'{"type":"content_block_delta","seq":%d,%b"index":%b,"delta":{"type":"%b","%b":%b}}' % (
-            entry.seq,
+        return b'{"type":"content_block_delta",%b%b"index":%b,"delta":{"type":"%b","%b":%b}}' % (
+            seq,
             extra,
             entry.field[1:],
             delta[0],
             delta[1],
             _encode(entry.value.decode()),
         )
-    head = b'{"type":"%b","seq":%d' % (_TYPES[kind], entry.seq)
-    if extra:
-        head += b"," + extra[:-1]
+    head = b'{"type":"%b"' % _TYPES[kind]
+    if seq or extra:
+        head += b"," + (seq + extra)[:-1]
     if kind == ord("b"):
         return head + b',"index":%b,"content_block":%b}' % (entry.field[1:], entry.value)
     if kind == ord("e"):
@@ -108,7 +109,12 @@ def frame(entry: Entry) -> bytes:
     """The Server-Sent Event of an entry: ``id``, ``event``, ``data`` and the blank line."""
     kind = entry.field[0]
     name = b"content_block_delta" if kind in _DELTAS else _TYPES[kind]
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (entry.seq, name, data_of(entry))
+    return b"%bevent: %b\ndata: %b\n\n" % (id_line(entry.seq), name, data_of(entry))
+
+
+def id_line(seq: int) -> bytes:
+    """The line that carries an event's number, if it has one."""
+    return b"id: %d\n" % seq if seq else b""
 
 
 def gap_data(requested: int, earliest: int | None, latest: int | None) -> bytes:

@@ -21,7 +21,7 @@ import structlog
 
 from app import ids
 from app.chat.events import error_value
-from app.chat.message import Message, from_hash
+from app.chat.message import Message, Storing, from_hash
 from app.chat.queue import Queue
 from app.chat.scripts import Redis, Scripts, pairs, redis_door
 from app.errors import Conflict, NotFound, RateLimited, Unavailable
@@ -63,6 +63,8 @@ class NewMessage(msgspec.Struct, kw_only=True):
     retention_s: int
     unseen_s: int = 0
     on_worker_loss: Literal["restart", "error"] = "restart"
+    store: Storing = "yes"
+    recall: int = 0
     digest: str = ""
     max_running: int
     max_queued: int
@@ -196,11 +198,7 @@ class Lifecycle:
         if reply[0] in (b"cancelled", b"already"):  # or cancelled by one that died before it freed the place
             await self.queue.leave(message)
         elif reply[0] == b"final":
-            raise Conflict(
-                f"the message has ended already: {message.status}",
-                details={"status": message.status},
-                message_id=message_id,
-            )
+            raise ended_already(message)
         return message
 
     async def delete(self, account: str, message_id: str) -> Message:
@@ -227,6 +225,24 @@ class Lifecycle:
         if reply == b"gone":
             raise missing(message_id)
         return message
+
+    async def deleted(self, account: str, message_id: str) -> bool:
+        """Whether the message was deleted, for as long as its retention would have lasted."""
+        with redis_door():
+            return bool(await self.redis.exists(self.keys.tombstone(account, message_id)))
+
+    async def note_remembered(
+        self,
+        account: str,
+        message_id: str,
+        created: int,
+        status: Literal["stored", "skipped", "failed"],
+        memory_ids: list[str],
+        error: str | None = None,
+    ) -> bool:
+        """Has the status tell what became of a message in memory; False when the message is gone."""
+        args = (f"{account}/{message_id}", created, status, " ".join(memory_ids), error or "")
+        return bool(await self.scripts.run("message_remembered", self.keys.message_base(account, message_id), *args))
 
     async def expire(self, member: str) -> Message | None:
         """Ends a message whose deadline has passed; None when it has not, or has ended."""
@@ -323,11 +339,17 @@ def missing(message_id: str) -> NotFound:
     return NotFound("message", f"there is no message {message_id!r}", message_id=message_id)
 
 
+def ended_already(message: Message) -> Conflict:
+    """Too late to cancel."""
+    said = f"the message has ended already: {message.status}"
+    return Conflict(said, details={"status": message.status}, message_id=message.id)
+
+
 def _creation_fields(new: NewMessage) -> list[str | bytes | int]:
     return [
         *("st", new.stream_type, "us", new.user, "th", new.thread, "ky", new.key_id, "mo", new.model),
         *("mc", new.message_count, "md", msgspec.json.encode(new.metadata), "is", new.idle_s),
-        *("ow", new.on_worker_loss[0], "ri", new.request_id),
+        *("ow", new.on_worker_loss[0], "ri", new.request_id, "me", f"{new.store[0]}{new.recall}"),
     ]
 
 

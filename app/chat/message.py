@@ -8,6 +8,8 @@
        └──cancel, deadline─┴────▶ cancelled | error
 
 completed, cancelled and error are final: nothing ever leaves them.
+
+A message past its retention is read from where it is remembered: `to_record` and `from_record` carry it there and back.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import msgspec
 
 Status = Literal["pending", "processing", "completed", "cancelled", "error"]
 STATUSES: tuple[Status, ...] = ("pending", "processing", "completed", "cancelled", "error")
+Storing = Literal["yes", "no", "partial"]
+"""Whether a message is remembered; ``partial``: what was written of it too, when it is cancelled or fails."""
+
 FINAL: frozenset[str] = frozenset({"completed", "cancelled", "error"})
 
 
@@ -28,7 +33,12 @@ def iso(ms: int) -> str:
 
 
 class Message(msgspec.Struct, kw_only=True):
-    """The record of one message. Times in ms since 1970, durations in the unit their name ends in."""
+    """The record of one message. Times in ms since 1970, durations in the unit their name ends in.
+
+    ``recall``: how many memories are put before the model's eyes, 0 for none. ``remembered``: what became of it in
+    memory (stored, skipped, failed), empty until it is known; ``given_up``: why its delivery stands among the dead
+    letters. ``stored``: its content, in a message that is past its retention.
+    """
 
     account: str
     id: str
@@ -64,11 +74,23 @@ class Message(msgspec.Struct, kw_only=True):
     stop_sequence: str | None
     tools: list[str]
     error: dict[str, Any] | None
-    memory: str
+    cancelled_why: str
+    store: Storing
+    recall: int
+    remembered: str
+    memory_ids: list[str]
+    memory_error: str | None
+    given_up: str
+    stored: list[dict[str, Any]] | None = None
 
     @property
     def final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def to_remember(self) -> bool:
+        """Whether what the message says is to be stored, as far as its state tells by now."""
+        return self.store == "partial" or (self.store == "yes" and self.status not in ("cancelled", "error"))
 
     @property
     def member(self) -> str:
@@ -109,11 +131,34 @@ class Message(msgspec.Struct, kw_only=True):
             "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 and tokens else None,
             "last_seq": self.last_seq,
             "stop_reason": self.stop_reason,
-            "memory": {"status": self.memory, "memory_ids": [], "error": None},
+            "memory": self._memory(),
         }
         if self.cost_usd is not None:
             values["cost_usd"] = self.cost_usd
         return values
+
+    def _memory(self) -> dict[str, Any]:
+        status = "failed" if self.given_up else self.remembered or ("queued" if self.to_remember else "skipped")
+        return {"status": status, "memory_ids": self.memory_ids, "error": self.given_up or self.memory_error}
+
+
+_LEFT_OUT = ("account", "id", "stored", "token", "worker", "remembered", "memory_ids", "memory_error", "given_up")
+"""What a record leaves out: where it lies says it, or it is said elsewhere."""
+
+
+def to_record(message: Message) -> bytes:
+    """A final message as JSON, for as long as it is remembered."""
+    fields = msgspec.structs.asdict(message)
+    return msgspec.json.encode({name: value for name, value in fields.items() if name not in _LEFT_OUT})
+
+
+def from_record(account: str, message_id: str, record: dict[str, Any]) -> Message:
+    """The message of a record, also of one that an older version wrote."""
+    known = {name: record[name] for name in Message.__struct_fields__ if name in record}
+    return msgspec.structs.replace(from_hash(f"{account}/{message_id}", {}), **known)
+
+
+_STORING: dict[bytes, Storing] = {b"y": "yes", b"n": "no", b"p": "partial"}
 
 
 def from_hash(member: str, fields: dict[bytes, bytes]) -> Message:
@@ -162,5 +207,11 @@ def from_hash(member: str, fields: dict[bytes, bytes]) -> Message:
         stop_sequence=text(b"ss") or None,
         tools=text(b"tu").split("\x1f") if fields.get(b"tu") else [],
         error=msgspec.json.decode(fields[b"er"]) if b"er" in fields else None,
-        memory="skipped",
+        cancelled_why=text(b"cw"),
+        store=_STORING[fields.get(b"me", b"n")[:1]],  # without it: from before there was a memory
+        recall=int(fields.get(b"me", b"n0")[1:]),
+        remembered=text(b"mw"),
+        memory_ids=text(b"mi").split(" ") if fields.get(b"mi") else [],
+        memory_error=text(b"mx") or None,
+        given_up=text(b"x:remember"),
     )

@@ -19,7 +19,7 @@ A cursor at the last event of a finished message is the route's to answer (204);
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from app.chat.replay import PAGE, follows
 from app.tail import Bell
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -43,6 +44,35 @@ class Gap(msgspec.Struct, frozen=True):
 
 _Part = tuple[T, int, bool]
 """Consecutive events: as the reader wants them, the number of the last, whether it is the terminal one."""
+
+
+class Reader(Protocol[T_co]):
+    """Whoever reads one message for a stream: an `Observer`, or the past's."""
+
+    bell: Bell
+
+    @property
+    def cursor(self) -> int: ...
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def over(self) -> bool: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def idle(self) -> bool: ...
+
+    async def read(self) -> T_co | Gap | None: ...
+
+    def ready(self) -> T_co | None: ...
+
+    def watch(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Observer(ABC, Generic[T]):

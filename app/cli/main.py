@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "Run a web process alone.",
     "work": "Run a worker process alone.",
     "migrate": "Bring the database up to date.",
+    "reindex": "Embed anew what is remembered.",
     "key": "Create, list and revoke API keys.",
     "dead-letters": "List, requeue and drop what a consumer group gave up on.",
     "doctor": "Say what is here and what is wrong.",

@@ -34,7 +34,7 @@ from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.llms.openai.common_utils import BaseOpenAILLM
 
-from app.errors import UpstreamFailed
+from app.errors import Unavailable, UpstreamFailed
 from app.llm import failures
 from app.llm.chat_stream import STOP_REASONS, ToolCalls
 from app.llm.convert import chat_body, dialect_of
@@ -55,6 +55,7 @@ from app.llm.types import (
 CONNECT_S = 10.0
 READ_S = 86_400.0
 """The caller's idle limit is the real one; litellm replaces "none" by ten minutes."""
+EMBED_S = 20.0
 _TIMEOUT = httpx.Timeout(connect=CONNECT_S, read=READ_S, write=60.0, pool=CONNECT_S)
 _PREFIXES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)\s*(?::|-)\s*)+")
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -111,6 +112,23 @@ async def close() -> None:
     """Close the HTTP clients litellm keeps. Once, when the process ends."""
     await GLOBAL_LOGGING_WORKER.stop()
     await litellm.close_litellm_async_clients()
+
+
+async def embed(model: str, texts: list[str], *, api_base: str = "", api_key: str = "") -> list[list[float]]:
+    """One vector for each text, by an embedding model. Raises Unavailable: what it was asked for can wait."""
+    _set_up()
+    where = {k: v for k, v in {"api_base": api_base, "api_key": api_key}.items() if v}
+    try:
+        answer = await litellm.aembedding(
+            model=model, input=texts, timeout=EMBED_S, max_retries=0, encoding_format="float", **where
+        )
+        rows = sorted(answer.data, key=lambda row: int(row["index"]))
+        vectors = [[float(value) for value in row["embedding"]] for row in rows]
+    except Exception as error:  # litellm's errors share no base class
+        raise Unavailable(f"the embedding model {model} does not answer: {type(error).__name__}") from error
+    if len(vectors) != len(texts) or len({len(vector) for vector in vectors}) != 1:
+        raise Unavailable(f"the embedding model {model} gave {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
 
 
 def cost_usd(model: str, usage: Usage) -> float | None:

@@ -6,5 +6,6 @@ local letter = {}
 for i = 1, #found[1][2], 2 do letter[found[1][2][i]] = found[1][2][i + 1] end
 redis.call('XDEL', base .. 'dead', ARGV[1])
 if not member_of(letter.entry) or redis.call('EXISTS', hash_of(letter.message)) == 0 then return 'gone' end
+redis.call('HDEL', hash_of(letter.message), 'x:' .. letter.group)
 set_claim(letter.group, letter.entry, '', 0, now_ms())
 return 'requeued'

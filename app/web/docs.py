@@ -28,7 +28,7 @@ from app.web.reply import json_reply
 REF = "#/components/schemas/{name}"
 KEYED: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 TOKENED = [*KEYED, {"StreamToken": []}]
-FIRST = ("messages", "API keys")
+FIRST = ("messages", "memories", "profile", "API keys")
 """The order of the page; other groups follow as they come."""
 POLICY = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,

@@ -17,10 +17,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from app.chat.events import ATTEMPT_SPAN, Entry, frame, gap_frame
+from app.chat.events import ATTEMPT_SPAN, Entry, frame, gap_frame, id_line
 from app.chat.fanout import Fanout
 from app.chat.message import Message
-from app.chat.observer import EntryObserver, FrameObserver, Gap, Observer
+from app.chat.observer import EntryObserver, FrameObserver, Gap, Reader
+from app.chat.past import observe
 from app.errors import BadRequest
 
 FORMATS = ("anthropic", "openai", "text")
@@ -112,7 +113,18 @@ class OpenAI:
         self, entry: Entry, delta: dict[str, Any], finish: str | None = None, more: dict[str, Any] | None = None
     ) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return b"id: %d\ndata: %b\n\n" % (entry.seq, _encode({**self._head, "choices": [choice], **(more or {})}))
+        data = _encode({**self._head, "choices": [choice], **(more or {})})
+        return b"%bdata: %b\n\n" % (id_line(entry.seq), data)
+
+
+class Native:
+    """Events as they are, for a message that has no frames to share any more."""
+
+    def event(self, entry: Entry) -> bytes:
+        return frame(entry)
+
+    def gap(self, gap: Gap) -> bytes:
+        return gap_frame(gap.requested, gap.earliest, gap.latest)
 
 
 class PlainText:
@@ -143,7 +155,7 @@ class _MessageSource(Generic[T]):
     __slots__ = ("_broken", "_observer", "_write")
     _refused = False
 
-    def __init__(self, observer: Observer[T]) -> None:
+    def __init__(self, observer: Reader[T]) -> None:
         self._observer = observer
         self._write: Callable[[bytes], bool] = _nowhere
         self._broken: Exception | None = None
@@ -219,8 +231,8 @@ class TranslatedSource(_MessageSource[list[Entry]]):
     """A stream in another format: entries from the beginning of the cursor's attempt, silent up to the cursor."""
 
     def __init__(self, fanout: Fanout, message: Message, cursor: int, translator: Translator, start: int) -> None:
-        beyond = message.final and cursor > message.last_seq
-        super().__init__(EntryObserver(fanout, message, cursor if beyond else start))
+        beyond = message.final and (cursor > message.last_seq or message.stored is not None)
+        super().__init__(observe(fanout, message, cursor if beyond else start))
         self._fanout = fanout
         self._translator = translator
         self._silent_to = cursor
@@ -259,7 +271,7 @@ class TranslatedSource(_MessageSource[list[Entry]]):
             if data is None:
                 self._refused = True
                 break
-            if entry.seq > self._silent_to:
+            if entry.seq > self._silent_to or not entry.seq:
                 parts.append(data)
         return b"".join(parts)
 
@@ -291,6 +303,8 @@ def source_for(name: str, fanout: Fanout, message: Message, cursor: int) -> Nati
         # text without a cursor begins with the attempt that is under way: what it replaced is not part of the answer
         start = attempt_start(cursor or message.last_seq)
         return TranslatedSource(fanout, message, cursor, PlainText(start), start)
+    if message.stored is not None:
+        return TranslatedSource(fanout, message, cursor, Native(), 0)
     return NativeSource(fanout, message, cursor)
 
 

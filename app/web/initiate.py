@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from app.chat.message import Storing
 from app.errors import ValidationFailed
 from app.llm.types import Request, TextBlock, Turn
 from app.settings import Settings
@@ -30,6 +31,10 @@ class MemoryOptions(msgspec.Struct, kw_only=True):
     store: bool | Literal["partial"] = True
     recall: bool = False
     limit: Annotated[int, Meta(ge=1, le=50)] = 8
+
+    @property
+    def storing(self) -> Storing:
+        return "partial" if self.store == "partial" else "yes" if self.store else "no"
 
 
 class Initiate(msgspec.Struct, kw_only=True):
@@ -96,8 +101,8 @@ def problems(body: Initiate, settings: Settings) -> list[tuple[str, str]]:
         found.append(("messages", "needs at least one message of role user or assistant"))
     for key in ("user_id", "thread_id", "agent_id", "source"):
         value = body.metadata.get(key)
-        if value is not None and not (isinstance(value, str) and 0 < len(value) <= MAX_NAME):
-            found.append((f"metadata.{key}", f"must be a string of 1 to {MAX_NAME} characters"))
+        if value is not None and not (isinstance(value, str) and 0 < len(value) <= MAX_NAME and "\x00" not in value):
+            found.append((f"metadata.{key}", f"must be a string of 1 to {MAX_NAME} characters, none of them NUL"))
     if len(msgspec.json.encode(body.metadata)) > MAX_METADATA_BYTES:
         found.append(("metadata", f"may have at most {MAX_METADATA_BYTES} bytes as JSON"))
     for i, tool in enumerate(body.tools):

@@ -19,17 +19,18 @@ from app import ids
 from app.accounts import Accounts, Caller
 from app.chat import log
 from app.chat.events import content_of
-from app.chat.lifecycle import Lifecycle, NewMessage
+from app.chat.lifecycle import Lifecycle, NewMessage, ended_already
 from app.chat.listing import Filter, MessageList
 from app.chat.message import STATUSES, Message, iso
 from app.errors import BadRequest, ValidationFailed
 from app.llm.models import Models
 from app.llm.types import Turn
+from app.memory.remembered import Remembered
 from app.settings import Settings
 from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, TokenAnswer, UsageObject
+from app.web.find import Finder
 from app.web.guard import Bearer, bearer_of, caller_of, user_filter, user_of
 from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
-from app.web.observe import visible
 from app.web.parse import Query, decode, read_json, warning
 from app.web.problem import request_id
 from app.web.reply import json_reply
@@ -63,6 +64,7 @@ INITIATE = WRITE | {
     "query": {"message_id": {"type": "string", "pattern": MESSAGE_ID.pattern.replace("\\Z", "$")}},
     "headers": {"Idempotency-Key": "the same key and body give the first answer again, for 24 hours"},
 }
+DELETE = WRITE | {"query": {"memories": {"type": "boolean", "default": False}}}
 LIST = READ | {
     "answer": StatusPage,
     "query": {
@@ -81,8 +83,12 @@ AnyRequest = Request[Any, Any, Any]
 class MessageRoutes:
     """The handlers and what they share."""
 
-    def __init__(self, lifecycle: Lifecycle, models: Models, accounts: Accounts, settings: Settings) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, remembered: Remembered, models: Models, accounts: Accounts, settings: Settings
+    ) -> None:
         self.lifecycle = lifecycle
+        self.remembered = remembered
+        self.finder = Finder(lifecycle, remembered)
         self.list = MessageList(lifecycle)
         self.models = models
         self.accounts = accounts
@@ -90,7 +96,7 @@ class MessageRoutes:
 
     async def visible(self, bearer: Bearer, message_id: str) -> Message:
         """The message if its bearer may know of it. Raises NotFound, the same for all that it may not."""
-        return await visible(self.lifecycle, bearer, message_id)
+        return await self.finder.visible(bearer, message_id)
 
     async def body(self, request: AnyRequest) -> bytes:
         """The request's JSON, as it came."""
@@ -124,6 +130,8 @@ class MessageRoutes:
             retention_s=body.retention_seconds or settings.retention_s,
             unseen_s=body.cancel_after_unobserved or 0,
             on_worker_loss=body.on_worker_loss,
+            store=body.memory.storing,
+            recall=body.memory.limit if body.memory.recall else 0,
             digest=digest,
             max_running=caller.max_running or settings.max_running,
             max_queued=caller.max_queued or settings.max_queued,
@@ -175,9 +183,7 @@ class MessageRoutes:
         async def get_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """The message so far: what has been written of its answer, whatever its state."""
             message = await routes.visible(caller_of(request.scope), message_id)
-            key = routes.lifecycle.keys.log(message.account, message_id)
-            entries = await log.read_attempt(routes.lifecycle.redis, key, message.attempt)
-            return json_reply(_message_object(message, content_of(entries)))
+            return json_reply(_message_object(message, await routes.content(message)))
 
         @get(f"{ONE}/status", opt=READ | {"answer": StatusObject}, operation_id="get_status", tags=TAGS)
         async def get_status(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
@@ -188,18 +194,21 @@ class MessageRoutes:
         async def cancel_message(request: AnyRequest, message_id: FromPath[str]) -> Response[bytes]:
             """Stop a pending or processing message for good; what was written of it stays readable."""
             message = await routes.visible(bearer_of(request.scope), message_id)
-            await routes.lifecycle.cancel(message.account, message_id)
+            if message.stored is None:
+                await routes.lifecycle.cancel(message.account, message_id)
+            elif message.status != "cancelled":
+                raise ended_already(message)
             return json_reply(Cancelled(message_id=message_id))
 
-        @delete(ONE, opt=WRITE, operation_id="delete_message", tags=TAGS)
+        @delete(ONE, opt=DELETE, operation_id="delete_message", tags=TAGS)
         async def delete_message(request: AnyRequest, message_id: FromPath[str]) -> None:
-            """Delete a message, cancelling it first when it is active."""
-            await routes.remove(caller_of(request.scope), message_id)
+            """Delete a message, cancelling it first when it is active; ``memories=true``: and what was made of it."""
+            await routes.remove(request, message_id)
 
-        @delete(f"{ONE}/delete", opt=WRITE, operation_id="delete_message_alias", tags=TAGS)
+        @delete(f"{ONE}/delete", opt=DELETE, operation_id="delete_message_alias", tags=TAGS)
         async def delete_message_alias(request: AnyRequest, message_id: FromPath[str]) -> None:
             """The same under the address older clients use."""
-            await routes.remove(caller_of(request.scope), message_id)
+            await routes.remove(request, message_id)
 
         @post("/v1/stream-tokens", opt=TOKEN, status_code=200, operation_id="create_stream_token", tags=TAGS)
         async def create_stream_token(request: AnyRequest) -> Response[bytes]:
@@ -217,10 +226,26 @@ class MessageRoutes:
             create_stream_token,
         ]
 
-    async def remove(self, caller: Caller, message_id: str) -> None:
-        """Deletes one of the caller's messages. Raises NotFound."""
-        message = await self.visible(caller, message_id)
-        await self.lifecycle.delete(message.account, message_id)
+    async def content(self, message: Message) -> list[dict[str, Any]]:
+        """The content blocks of the message's last attempt."""
+        if message.stored is not None:
+            return message.stored
+        key = self.lifecycle.keys.log(message.account, message.id)
+        return content_of(await log.read_attempt(self.lifecycle.redis, key, message.attempt))
+
+    async def remove(self, request: AnyRequest, message_id: str) -> None:
+        """Deletes one of the caller's messages. Raises NotFound.
+
+        The tombstone comes first: without PostgreSQL nothing is deleted, and what is being stored of the message at
+        this moment is deleted or never stored.
+        """
+        query = Query(request.scope)
+        memories = query.flag("memories")
+        query.check()
+        message = await self.visible(caller_of(request.scope), message_id)
+        await self.remembered.delete(message.account, message.user, message_id, message.created, memories=memories)
+        if message.stored is None:
+            await self.lifecycle.delete(message.account, message_id)
 
     async def make_token(self, request: AnyRequest) -> TokenAnswer:
         """A token for a list of the caller's messages or for its feed."""

@@ -11,11 +11,13 @@ from litestar.params import FromPath, QueryParameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.chat.fanout import Fanout
-from app.chat.lifecycle import Lifecycle, missing
+from app.chat.lifecycle import Lifecycle
 from app.chat.message import Message
 from app.errors import BadRequest, Unavailable
+from app.memory.remembered import Remembered
+from app.web.find import Finder
 from app.web.formats import check_format, source_for
-from app.web.guard import Bearer, bearer_of, may_see
+from app.web.guard import Bearer, bearer_of
 from app.web.sse import EVENT_STREAM, HEADERS, PING, RETRY, Streams, turn_away
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -26,27 +28,22 @@ TEXT = b"text/plain; charset=utf-8"
 class Observing:
     """What the observe routes share."""
 
-    def __init__(self, lifecycle: Lifecycle, fanout: Fanout, streams: Streams) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, fanout: Fanout, streams: Streams, remembered: Remembered | None = None
+    ) -> None:
         self.lifecycle = lifecycle
+        self.finder = Finder(lifecycle, remembered)
         self.fanout = fanout
         self.streams = streams
 
     async def message(self, bearer: Bearer, message_id: str) -> Message:
         """The message as its bearer may see it. Raises NotFound, Unavailable."""
-        return await visible(self.lifecycle, bearer, message_id)
+        return await self.finder.visible(bearer, message_id)
 
     def drain(self) -> None:
         """Ends every open stream of this process."""
         self.fanout.drain()
         self.streams.drain()
-
-
-async def visible(lifecycle: Lifecycle, bearer: Bearer, message_id: str) -> Message:
-    """The message if its bearer may know of it. Raises NotFound, the same for all that it may not."""
-    message = await lifecycle.read(bearer.account, message_id)
-    if message is None or not may_see(bearer, message_id, message.user):
-        raise missing(message_id)
-    return message
 
 
 def parse_cursor(text: str, field: str) -> int:

@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qs
@@ -130,6 +131,15 @@ def _mended(value: dict[str, Any], shape: type[T], stand_ins: dict[str, Any]) ->
 def _names(shape: type[msgspec.Struct]) -> frozenset[str]:
     """Asking msgspec for a type's fields resolves its annotations anew: half of what a right body costs."""
     return frozenset(field.encode_name for field in msgspec.structs.fields(shape))
+
+
+def moment(text: str) -> datetime:
+    """A time in ISO 8601 (a date alone is its midnight, UTC where no zone is named). Raises ValueError."""
+    when = datetime.fromisoformat(text)
+    try:
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text} lies outside the calendar") from None
 
 
 def warning(unknown: list[str]) -> dict[str, str]:
@@ -253,6 +263,14 @@ class Query:
                 return choice
         self._errors.append((name, f"must be one of {', '.join(choices)}"))
         return None
+
+    def several(self, name: str, choices: tuple[str, ...]) -> list[str]:
+        """Some of ``choices``, with commas between, each once; none when absent."""
+        raw = self.text(name)
+        found = list(dict.fromkeys(part.strip() for part in raw.split(","))) if raw else []
+        if not set(found) <= set(choices):
+            self._errors.append((name, f"must be of {', '.join(choices)}, with commas between"))
+        return found
 
     def flag(self, name: str, default: bool = False) -> bool:
         """``true``/``false`` (``1``/``0`` too)."""

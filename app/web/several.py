@@ -18,11 +18,12 @@ from app.chat.events import Entry, data_of, gap_data
 from app.chat.fanout import Fanout
 from app.chat.lifecycle import missing
 from app.chat.message import Message
-from app.chat.observer import EntryObserver, Gap
+from app.chat.observer import Gap, Reader
+from app.chat.past import observe
 from app.chat.replay import CHUNK_BYTES
 from app.errors import BadRequest, NotFound, Unavailable
 from app.tail import Bell
-from app.web.guard import bearer_of, may_see
+from app.web.guard import bearer_of
 from app.web.initiate import MESSAGE_ID
 from app.web.observe import Observing, cursor_text, head_only, no_content, parse_cursor
 from app.web.sse import EVENT_STREAM, turn_away
@@ -35,7 +36,7 @@ _encode = msgspec.json.encode
 class _Line:
     """One of the messages: its observer, and its place in the vector."""
 
-    def __init__(self, observer: EntryObserver, message_id: str, cursor: int) -> None:
+    def __init__(self, observer: Reader[list[Entry]], message_id: str, cursor: int) -> None:
         self.observer = observer
         self.cursor = cursor
         self.name = message_id.encode()
@@ -57,7 +58,7 @@ class SeveralSource:
         try:
             for message in messages:
                 cursor = cursors.get(message.id, 0)
-                self._lines.append(_Line(EntryObserver(fanout, message, cursor, self._bell), message.id, cursor))
+                self._lines.append(_Line(observe(fanout, message, cursor, self._bell), message.id, cursor))
         except Unavailable:
             self.close()
             raise
@@ -107,8 +108,12 @@ class SeveralSource:
         others = b"".join(b",%b:%d" % (other.name, other.cursor) for other in self._lines if other is not line)
         line.cursor = got[-1].seq
         return b"".join(
-            b"id: %b:%d%b\nevent: %b\ndata: %b\n\n"
-            % (line.name, entry.seq, others, entry.type.encode(), data_of(entry, line.extra))
+            b"%bevent: %b\ndata: %b\n\n"
+            % (
+                b"id: %b:%d%b\n" % (line.name, entry.seq, others) if entry.seq else b"",
+                entry.type.encode(),
+                data_of(entry, line.extra),
+            )
             for entry in got
         )
 
@@ -158,10 +163,9 @@ def several_handlers(door: Observing) -> list[HTTPRouteHandler]:
         if door.fanout.draining:
             return turn_away
         try:
-            rows = await door.lifecycle.read_many(bearer.account, names)
+            messages = await door.finder.visible_many(bearer, names)
         except Unavailable:
             return turn_away
-        messages = [row for row in rows if row is not None and may_see(bearer, row.id, row.user)]
         if not messages:
             raise missing(names[0]) if len(names) == 1 else NotFound("message", "none of these messages is there")
         if all(message.final and cursors.get(message.id) == message.last_seq for message in messages):

@@ -16,10 +16,11 @@ from litestar import WebSocket, websocket
 from litestar.handlers import WebsocketRouteHandler
 from litestar.params import FromPath
 
-from app.chat.events import data_of, gap_data
+from app.chat.events import Entry, data_of, gap_data
 from app.chat.lifecycle import missing
 from app.chat.message import Message
-from app.chat.observer import EntryObserver, Gap
+from app.chat.observer import Gap, Reader
+from app.chat.past import observe
 from app.errors import Conflict, RepriseError, Unavailable
 from app.web.guard import Gate
 from app.web.observe import Observing, parse_cursor
@@ -41,7 +42,7 @@ class _Command(msgspec.Struct):
 class SocketConnection:
     """One open WebSocket and its observer."""
 
-    def __init__(self, door: Observing, gate: Gate, socket: Socket, observer: EntryObserver) -> None:
+    def __init__(self, door: Observing, gate: Gate, socket: Socket, observer: Reader[list[Entry]]) -> None:
         self.scope = anyio.CancelScope()
         self.sending_since = 0.0
         self.sent_at = monotonic()
@@ -172,7 +173,7 @@ def socket_handlers(door: Observing, gate: Gate) -> list[WebsocketRouteHandler]:
             if message.final and cursor == message.last_seq:
                 await close(socket, DONE)
                 return
-            observer = EntryObserver(door.fanout, message, cursor)
+            observer = observe(door.fanout, message, cursor)
         except RepriseError as error:
             await close(socket, *refusal(error))
             return

@@ -1,8 +1,8 @@
 """Generating answers: take a waiting message, ask its model, write every event, finish it.
 
 The path of one message through `GenerateWorker`: claim a place in the queue, claim the message under a fresh token,
-open the model, turn its deltas into events, hand them to the writer, and put the final state in one step with the
-last event.
+put memories before the model's eyes where that is asked for, open the model, turn its deltas into events, hand them
+to the writer, and put the final state in one step with the last event.
 
 Who ends a generation, and what it then does:
 
@@ -43,6 +43,7 @@ from app.errors import Unavailable, UpstreamFailed
 from app.llm.types import Model, Request
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.workers.recalling import Recaller
 
 POLL_S = 1.0
 """How long waiting work can be overlooked when a wake-up hint is lost."""
@@ -75,12 +76,18 @@ class GenerateWorker:
     """Runs up to ``settings.worker_slots`` generations at once in one process."""
 
     def __init__(
-        self, lifecycle: Lifecycle, open_model: Callable[[str], Model], settings: Settings, metrics: Metrics
+        self,
+        lifecycle: Lifecycle,
+        open_model: Callable[[str], Model],
+        settings: Settings,
+        metrics: Metrics,
+        recaller: Recaller | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._open_model = open_model
         self._settings = settings
         self._metrics = metrics
+        self._recaller = recaller
         self._running: dict[str, Generation] = {}
         self._wake = anyio.Event()
         self._ended = anyio.Event()
@@ -273,6 +280,9 @@ class GenerateWorker:
         began = time.monotonic() - (message.updated - message.created) / 1000
         self.writer.put(outbox, assembler.start())
         wanted = msgspec.json.decode(request, type=Request)
+        if message.recall and self._recaller is not None:
+            wanted, recalled = await self._recaller.recall(message, wanted)
+            self.writer.put(outbox, [(b"y", recalled)])
         async with self._open_model(wanted.model).stream(wanted) as batches:
             async for batch in batches:
                 generation.heard = time.monotonic()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import control, fanout, tokens
+from tests.bench import control, fanout, remember, retrieval, tokens
 from tests.bench.harness import ROOT, Upstream, allow_many_files, busy_share
 from tests.bench.options import Options, say
 from tests.bench.report import Figure, Report, show, this_machine, write_json, write_readme
@@ -25,6 +25,9 @@ MEASURES: dict[str, Callable[[Upstream, Options], list[Figure]]] = {
     "P9": tokens.p9,
     "P10": fanout.p10,
     "P11": control.p11,
+    "P12": retrieval.p12,
+    "P13": remember.p13,
+    "P15": retrieval.p15,
     "P16": control.p16,
 }
 
@@ -42,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("measures", nargs="*", metavar="P1 P2 ...", help="what to measure (default: everything)")
     made.add_argument("--runs", type=int, default=3, help="runs whose median is taken (default: 3)")
     made.add_argument("--quick", action="store_true", help="fewer samples and smaller crowds: a look only")
+    made.add_argument("--data", type=Path, metavar="FILE", help="LoCoMo-shaped conversations, for P15")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     made.add_argument("--readme", action="store_true", help="write the table into README.md")
     return made
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("--runs must be at least 1")
     allow_many_files()
     report = Report(this_machine(), [])
-    failed = _measure(names, Options(options.runs, options.quick), report)
+    failed = _measure(names, Options(options.runs, options.quick, options.data), report)
     show(report)
     if options.json:
         write_json(report, options.json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -12,6 +13,8 @@ class Options(msgspec.Struct, frozen=True):
     """Runs whose median is taken."""
     quick: bool = False
     """Fewer samples and smaller crowds: a look, not a figure to publish."""
+    data: Path | None = None
+    """LoCoMo-shaped conversations for P15."""
 
 
 def say(text: str) -> None:

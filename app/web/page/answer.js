@@ -49,10 +49,11 @@ export class Answer {
     this.phase = "loading";
     this.error = "";
     this.body = h("div", { class: "blocks", "aria-live": "polite" });
+    this.recalled = h("details", { class: "recalled", hidden: true });
     this.notice = h("p", { class: "notice", hidden: true });
     this.state = h("div", { class: "state", role: "status" });
     this.foot = h("div", { class: "foot" });
-    this.element = h("article", { class: "answer", "aria-label": "Answer" }, this.notice, this.body, this.state, this.foot);
+    this.element = h("article", { class: "answer", "aria-label": "Answer" }, this.notice, this.recalled, this.body, this.state, this.foot);
     this.#say("loading");
   }
 
@@ -123,6 +124,8 @@ export class Answer {
         this.#clear();
         this.#model = event.message?.model ?? "";
         return this.#say("waiting");
+      case "memory_recall":
+        return this.#recall(event.memories ?? [], event.error);
       case "content_block_start":
         this.#open(event.index, event.content_block);
         return this.#say({ thinking: "thinking", tool_use: "calling" }[event.content_block.type] ?? "writing");
@@ -135,11 +138,13 @@ export class Answer {
         return undefined;
       case "message_restart":
         this.#clear();
+        this.recalled.hidden = true;
         this.#attempt = event.attempt;
         this.#note("The worker writing this answer was lost, and its unfinished text dropped. Another one began anew.");
         return this.#say("waiting");
       case "gap":
         this.#clear();
+        this.recalled.hidden = true;
         return this.#note("Part of this answer's history was lost. What is left was loaded again.");
       case "message_stop":
         return this.#finish("done");
@@ -167,6 +172,17 @@ export class Answer {
     this.#blocks.clear();
     this.body.replaceChildren();
     this.#stopReason = null;
+  }
+
+  /** What was put before the model, told before its first word. */
+  #recall(memories, error) {
+    const count = memories.length === 1 ? "Recalled 1 memory" : `Recalled ${memories.length} memories`;
+    const items = memories.map(({ memory }) => h("li", {}, h("p", {}, memory)));
+    this.recalled.hidden = !(items.length || error);
+    this.recalled.replaceChildren(
+      h("summary", {}, error ? "What is remembered could not be looked up" : count),
+      h("ul", {}, ...(error ? [h("li", {}, error.message ?? String(error))] : items)),
+    );
   }
 
   #note(text) {

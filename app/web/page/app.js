@@ -11,6 +11,7 @@ import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { h } from "./dom.js";
 import { Link } from "./link.js";
+import { Memories } from "./memories.js";
 import { followBottom } from "./scroll.js";
 import { Sidebar } from "./sidebar.js";
 import { Threads } from "./threads.js";
@@ -85,6 +86,7 @@ class Page {
       onSend: (text) => this.send(text),
       onStop: () => this.conversation.stop(),
     });
+    this.memories = new Memories(part("memories"), client);
     this.bottom = followBottom(part("scroll"), part("turns"), part("latest"));
   }
 
@@ -101,6 +103,10 @@ class Page {
     document.addEventListener("visibilitychange", () => document.hidden || this.reload());
     part("new").addEventListener("click", () => this.select(null));
     part("delete").addEventListener("click", async () => (await this.conversation.remove()) && this.select(null));
+    part("open-memories").addEventListener("click", () => {
+      drawer(false);
+      this.memories.open();
+    });
     part("sign-out").addEventListener("click", () => {
       localStorage.removeItem(KEY);
       location.replace(location.pathname);
@@ -111,7 +117,7 @@ class Page {
       idea.addEventListener("click", () => this.composer.fill(idea.textContent));
     }
     document.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || part("confirm").open) return;
+      if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
       if (part("shell").classList.contains("drawer")) drawer(false);
       else if (this.conversation.working) this.conversation.stop();
     });
@@ -224,14 +230,16 @@ function drawer(open) {
   if (open) part("new").focus();
 }
 
-/** Asks before something that cannot be undone. @returns {Promise<boolean>} */
+/** Asks before something that cannot be undone. @returns {Promise<{memories: boolean} | null>} null for no */
 function ask(text) {
   const dialog = part("confirm");
   part("confirm-text").textContent = text;
   dialog.returnValue = "";
+  part("confirm-also").checked = false;
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    const answer = () => resolve(dialog.returnValue === "yes" ? { memories: part("confirm-also").checked } : null);
+    dialog.addEventListener("close", answer, { once: true });
   });
 }
 

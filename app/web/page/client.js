@@ -87,7 +87,7 @@ export class Reprise {
     const headers = { "Idempotency-Key": randomId() };
     for (let attempt = 1; ; attempt++) {
       try {
-        const answer = await this.#json("POST", `v1/messages/async${query}`, { body, headers, signal });
+        const answer = await this.request("POST", `v1/messages/async${query}`, { body, headers, signal });
         return {
           messageId: answer.message_id,
           status: answer.status,
@@ -105,22 +105,25 @@ export class Reprise {
 
   /** Its status object. @param {string} id */
   status(id) {
-    return this.#json("GET", `v1/messages/async/${encodeURIComponent(id)}/status`);
+    return this.request("GET", `v1/messages/async/${encodeURIComponent(id)}/status`);
   }
 
   /** The message so far: `{role, content, usage, stop_reason, status}`. @param {string} id */
   message(id) {
-    return this.#json("GET", `v1/messages/async/${encodeURIComponent(id)}`);
+    return this.request("GET", `v1/messages/async/${encodeURIComponent(id)}`);
   }
 
   /** Stops it for good; 409 when it had already completed or failed. @param {string} id */
   cancel(id) {
-    return this.#json("POST", `v1/messages/async/${encodeURIComponent(id)}/cancel`);
+    return this.request("POST", `v1/messages/async/${encodeURIComponent(id)}/cancel`);
   }
 
-  /** Deletes it, cancelling it first if need be. @param {string} id @returns {Promise<void>} */
-  async remove(id) {
-    await this.#json("DELETE", `v1/messages/async/${encodeURIComponent(id)}`);
+  /**
+   * Deletes it, cancelling it first if need be; with `memories` also what was remembered from it alone.
+   * @param {string} id @param {{memories?: boolean}} [options] @returns {Promise<void>}
+   */
+  async remove(id, { memories = false } = {}) {
+    await this.request("DELETE", `v1/messages/async/${encodeURIComponent(id)}${memories ? "?memories=true" : ""}`);
   }
 
   /**
@@ -133,7 +136,7 @@ export class Reprise {
     for (const [name, value] of Object.entries({ status, thread_id: threadId, user_id: userId, cursor })) {
       if (value) query.set(name, value);
     }
-    const answer = await this.#json("GET", `v1/messages/async?${query}`, { signal });
+    const answer = await this.request("GET", `v1/messages/async?${query}`, { signal });
     return { messages: answer.messages, nextCursor: answer.next_cursor ?? null };
   }
 
@@ -143,7 +146,7 @@ export class Reprise {
    * @returns {Promise<{token: string, expires_at: string}>}
    */
   streamToken({ messageIds, feed }) {
-    return this.#json("POST", "v1/stream-tokens", { body: feed ? { feed } : { message_ids: messageIds } });
+    return this.request("POST", "v1/stream-tokens", { body: feed ? { feed } : { message_ids: messageIds } });
   }
 
   /**
@@ -235,9 +238,15 @@ export class Reprise {
     }
   }
 
-  async #json(method, path, options) {
+  /**
+   * Any other route, for example `request("POST", "v1/memories/search", { body: { query: "…" } })`.
+   * @param {string} method @param {string} path
+   * @param {{body?: object, headers?: object, signal?: AbortSignal, as?: "json" | "blob"}} [options]
+   * @returns {Promise<any>} the JSON, or the bytes where asked for; null for 204
+   */
+  async request(method, path, { as = "json", ...options } = {}) {
     const response = await this.#fetch(method, path, options);
-    return response.status === 204 ? null : response.json();
+    return response.status === 204 ? null : response[as]();
   }
 
   async #fetch(method, path, { body, headers = {}, signal } = {}) {

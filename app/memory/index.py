@@ -1,0 +1,239 @@
+"""Writes what search reads: units, their postings, their vectors. Always in the caller's transaction.
+
+A turn is one unit, or several when it is long; a memory likewise. The postings of a turn's unit hold its window: its
+own terms and, weighted less, those of its neighbours, because a question often shares words with the turn before its
+answer. A new turn so changes the postings of the two before it.
+
+Windows of five, weighted 0.5, 0.7, 1, 0.7, 0.5, were measured best on LoCoMo: BM25 alone finds 0.73 of the evidence
+among ten turns, with windows of three 0.69, without 0.60.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import asyncpg
+import structlog
+
+from app.database import Database
+from app.errors import Unavailable
+from app.memory.embedding import Embedder, Vector, open_embedder
+from app.memory.types import Memory, Owner, StoredTurn, Turn
+from app.memory.words import pieces, terms
+from app.settings import Settings
+
+WINDOW = (1.0, 0.7, 0.5)
+"""The weight of a unit's own terms, of its neighbours', and of those one further."""
+
+Vectors = Mapping[str, Vector]
+"""Vectors by the unit's text."""
+
+log = structlog.get_logger(__name__)
+
+
+def texts_of(turn: Turn) -> list[str]:
+    """The texts of a turn's units: what is embedded. With the speaker's name where the turn has one."""
+    name = turn.metadata.get("name")
+    return [f"{name}: {piece}" if name else piece for piece in pieces(turn.text)]
+
+
+async def index_turns(
+    connection: asyncpg.Connection, owner: Owner, turns: list[StoredTurn], vectors: Vectors | None = None
+) -> None:
+    """Indexes these turns, again if they were, and refreshes the windows of their neighbours."""
+    if not turns:
+        return
+    ids = [stored.id for stored in turns]
+    await connection.execute("DELETE FROM units WHERE owner = $1 AND turn = ANY($2)", owner.id, ids)
+    rows = [
+        (owner.id, stored.id, None, piece, text, as_text((vectors or {}).get(text)))
+        for stored in turns
+        for piece, text in enumerate(texts_of(stored.turn))
+    ]
+    await _insert(connection, rows)
+    for conversation in await connection.fetch(
+        "SELECT DISTINCT conversation FROM turns WHERE owner = $1 AND id = ANY($2)", owner.id, ids
+    ):
+        await _refresh(connection, owner, conversation["conversation"], set(ids))
+
+
+async def refresh_windows(connection: asyncpg.Connection, owner: Owner, conversation: str) -> None:
+    """Counts the windows of a whole conversation anew: after turns were taken out of it."""
+    await _refresh(connection, owner, conversation, None)
+
+
+async def unindex_turns(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> None:
+    """Takes turns out of every index, and their words out of their neighbours' windows. They stay where they are."""
+    rows = await connection.fetch(
+        "DELETE FROM units u USING turns t WHERE u.owner = $1 AND t.owner = $1 AND u.turn = t.id AND t.key = ANY($2) "
+        "RETURNING t.conversation",
+        owner.id,
+        keys,
+    )
+    for conversation in {row["conversation"] for row in rows}:
+        await _refresh(connection, owner, conversation, None)
+
+
+async def index_memories(
+    connection: asyncpg.Connection, owner: Owner, memories: list[Memory], vectors: Vectors | None = None
+) -> None:
+    """Indexes these memories, again if they were."""
+    await unindex_memories(connection, owner, [memory.id for memory in memories])
+    texts = [(memory, piece, text) for memory in memories for piece, text in enumerate(pieces(memory.text))]
+    rows = [
+        (owner.id, None, memory.id, piece, text, as_text((vectors or {}).get(text))) for memory, piece, text in texts
+    ]
+    units = await _insert(connection, rows)
+    counts = {units[memory.id, piece]: Counter[str](terms(text)) for memory, piece, text in texts}
+    await _write_postings(connection, owner, {unit: _floats(count) for unit, count in counts.items()})
+
+
+async def unindex_memories(connection: asyncpg.Connection, owner: Owner, ids: list[str]) -> None:
+    """Takes memories out of every index."""
+    await connection.execute("DELETE FROM units WHERE owner = $1 AND memory = ANY($2)", owner.id, ids)
+
+
+async def open_matching(database: Database, settings: Settings) -> Embedder | None:
+    """The settings' embedder if what is stored was embedded by it, else None: `reprise reindex` mends it.
+
+    Raises StartFailed for a damaged model file, Unavailable without the database.
+    """
+    embedder = await open_embedder(settings)
+    if embedder is None:
+        return None
+    try:
+        if await check_model(database, embedder):
+            return embedder
+    except Unavailable as error:
+        if error.details.get("engine") == "postgresql":
+            raise
+        log.warning("embedding.unavailable", model=embedder.name, reason=error.message)
+        return embedder
+    log.warning("embedding.other_model", model=embedder.name, hint="run `reprise reindex`; search goes by keywords")
+    return None
+
+
+async def check_model(database: Database, embedder: Embedder) -> bool:
+    """Whether what is stored was embedded by this model; a database without vectors takes the model as its own."""
+    if embedder.dimension == 0:
+        await embedder.embed(["dimension"])
+    await database.execute(
+        "INSERT INTO embedding_model (name, dimension) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        embedder.name,
+        embedder.dimension,
+    )
+    return bool(await database.fetchval("SELECT name = $1 FROM embedding_model", embedder.name))
+
+
+async def change_model(database: Database, embedder: Embedder) -> int:
+    """Drops every vector of another model, for `embed_missing` to make anew; answers how many units lack one now."""
+    if not await check_model(database, embedder):
+        async with database.transaction() as connection:
+            await connection.execute(
+                "UPDATE embedding_model SET name = $1, dimension = $2", embedder.name, embedder.dimension
+            )
+            await connection.execute("UPDATE units SET embedding = NULL WHERE embedding IS NOT NULL", timeout=600)
+    return int(await database.fetchval("SELECT count(*) FROM units WHERE embedding IS NULL"))
+
+
+async def embed_missing(database: Database, embedder: Embedder, most: int = 256) -> int:
+    """Gives up to ``most`` units their vectors; how many it gave. Newest first: they are asked for first.
+
+    Does nothing while what is stored is another model's: vectors of two spaces must not stand side by side.
+    """
+    if not await check_model(database, embedder):
+        return 0
+    rows = await database.fetch("SELECT id, text FROM units WHERE embedding IS NULL ORDER BY id DESC LIMIT $1", most)
+    if not rows:
+        return 0
+    vectors = await embedder.embed([row["text"] for row in rows])
+    await database.execute(
+        "UPDATE units u SET embedding = given.vector::vector "
+        "FROM unnest($1::bigint[], $2::text[]) AS given (id, vector) WHERE u.id = given.id AND u.embedding IS NULL "
+        "AND EXISTS (SELECT 1 FROM embedding_model WHERE name = $3)",
+        [row["id"] for row in rows],
+        [as_text(vector) for vector in vectors],
+        embedder.name,
+    )
+    return len(rows)
+
+
+async def vectors_for(embedder: Embedder | None, texts: Iterable[str]) -> dict[str, Vector]:
+    """Vectors by text, none without an embedder or while it does not answer: the texts are embedded later then."""
+    wanted = list(dict.fromkeys(texts))
+    if embedder is None or not wanted:
+        return {}
+    try:
+        return dict(zip(wanted, await embedder.embed(wanted), strict=True))
+    except Unavailable as error:
+        log.warning("embedding.unavailable", model=embedder.name, reason=error.message)
+        return {}
+
+
+def as_text(vector: Vector | None) -> str | None:
+    """A vector as PostgreSQL reads it."""
+    return None if vector is None else f"[{','.join(map(repr, vector.tolist()))}]"
+
+
+async def _insert(connection: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> dict[tuple[object, int], int]:
+    """Writes units; their ids by turn or memory and piece."""
+    written = await connection.fetch(
+        "INSERT INTO units (owner, turn, memory, piece, text, length, embedding) "
+        "SELECT r.owner, r.turn, r.memory, r.piece, r.text, 0, r.vector::vector FROM unnest("
+        "$1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[]"
+        ") AS r (owner, turn, memory, piece, text, vector) RETURNING id, turn, memory, piece",
+        *(list(column) for column in (zip(*rows, strict=True) if rows else [()] * 6)),
+    )
+    return {(row["memory"] or row["turn"], row["piece"]): row["id"] for row in written}
+
+
+async def _refresh(connection: asyncpg.Connection, owner: Owner, conversation: str, changed: set[int] | None) -> None:
+    """Writes the windows of the units within reach of the changed turns (None: of all) in one conversation."""
+    rows = await connection.fetch(
+        "SELECT u.id, u.turn, u.text FROM units u JOIN turns t ON t.id = u.turn "
+        "WHERE u.owner = $1 AND t.owner = $1 AND t.conversation = $2 ORDER BY t.position, t.id, u.piece",
+        owner.id,
+        conversation,
+    )
+    reach = len(WINDOW) - 1
+    places = [i for i, row in enumerate(rows) if changed is None or row["turn"] in changed]
+    due = sorted({j for i in places for j in range(max(0, i - reach), min(len(rows), i + reach + 1))})
+    needed = {j for i in due for j in range(max(0, i - reach), min(len(rows), i + reach + 1))}
+    own = {j: Counter[str](terms(rows[j]["text"])) for j in needed}
+    windows: dict[int, dict[str, float]] = {}
+    for i in due:
+        window: dict[str, float] = {}
+        for j in range(max(0, i - reach), min(len(rows), i + reach + 1)):
+            for term, count in own[j].items():
+                window[term] = window.get(term, 0.0) + WINDOW[abs(i - j)] * count
+        windows[rows[i]["id"]] = window
+    await _write_postings(connection, owner, windows)
+
+
+async def _write_postings(
+    connection: asyncpg.Connection, owner: Owner, windows: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Replaces the postings and lengths of units."""
+    units = list(windows)
+    await connection.execute("DELETE FROM postings WHERE owner = $1 AND unit = ANY($2)", owner.id, units)
+    flat = [(term, unit, count) for unit, window in windows.items() for term, count in window.items()]
+    await connection.execute(
+        "INSERT INTO postings (owner, term, unit, count) "
+        "SELECT $1, p.term, p.unit, p.count FROM unnest($2::text[], $3::bigint[], $4::real[]) AS p (term, unit, count)",
+        owner.id,
+        [term for term, _, _ in flat],
+        [unit for _, unit, _ in flat],
+        [count for _, _, count in flat],
+    )
+    await connection.execute(
+        "UPDATE units u SET length = l.length FROM unnest($2::bigint[], $3::real[]) AS l (id, length) "
+        "WHERE u.owner = $1 AND u.id = l.id",
+        owner.id,
+        units,
+        [sum(window.values()) for window in windows.values()],
+    )
+
+
+def _floats(count: Counter[str]) -> dict[str, float]:
+    return {term: float(number) for term, number in count.items()}

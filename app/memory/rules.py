@@ -1,0 +1,173 @@
+"""Memories drawn from turns without a language model: what the user says of themselves, kept word for word.
+
+Choices:
+
+1. Only user turns are read. What the assistant said before is not taken from the user who repeats it, recalled blocks
+   are no words of anybody (`recall.without_recalled`), and what is already remembered is not drafted again: a
+   conversation about memories makes no memories.
+2. A draft is one sentence as it was written, without pronouns resolved or tenses changed: never false.
+3. `existing` matters only for what is obviously superseded (`slots`), and for repetitions. `probes` says what to search
+   for to have the right ones at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from app.memory.categories import categorise
+from app.memory.embedding import Embedder
+from app.memory.sentences import own_sentences, sentences
+from app.memory.slots import Slot, ends, fills, is_ended_by, slots
+from app.memory.statements import bare, is_statement
+from app.memory.times import When, when
+from app.memory.types import Draft, Memory, Turn
+from app.memory.words import normal
+
+NAME = "rules"
+"""What memories made here say of their extractor."""
+MOST_PER_TURN = 40
+"""Statements taken from one turn; a turn with more is somebody's text, and can be found as such."""
+
+_ASKED_TO_KEEP = re.compile(r"\b(?:remember|don't forget|do not forget|keep in mind|note) (?:that|i|my|we|our)\b")
+_VITAL = re.compile(
+    r"\b(?:allerg\w+|anaphyla\w+|epilep\w+|diabet\w+|asthma|pregnan\w+|intoleran\w+|diagnosed|celiac|coeliac)\b"
+)
+_LIFE = re.compile(
+    r"\b(?:married|divorced|engaged|born|died|passed away|graduated|moved|diagnosed|pregnant|hired|fired|laid off|"
+    r"promoted|retired|new job|broke up|adopted|bought (?:a|our|my) (?:house|flat|apartment)|gave birth)\b"
+)
+_LASTING = re.compile(
+    r"\b(?:love|hate|like|prefer|enjoy|favou?rite|can't stand|always|never|want to|plan to|hope to|dream of|goal|"
+    r"learning|trying to|would love|'d love|wife|husband|son|daughter|mother|father|sister|brother|partner|children|"
+    r"kids)\b"
+)
+_PASSING = re.compile(
+    r"\b(?:today|tonight|right now|at the moment|this (?:morning|afternoon|evening)|just now)\b|^i(?:'m| am) \w+$"
+)
+
+
+class _Statement(msgspec.Struct, kw_only=True):
+    text: str
+    said_at: datetime
+    turn_keys: list[str]
+    when: When
+    slots: list[Slot]
+    ending: bool
+    """It says that something is no longer so; asked once, not for each pair of statements."""
+
+
+async def draft(turns: list[Turn], embedder: Embedder | None, existing: Sequence[Memory] = ()) -> list[Draft]:
+    """The user's statements about themselves in ``turns``, oldest turn first, each once.
+
+    ``existing``: memories of the same owner that may be repeated or superseded (see `probes`); others do no harm.
+    """
+    said = _statements(turns)
+    current = [memory for memory in existing if memory.valid_to is None]
+    known = {normal(memory.text) for memory in current}
+    held = [(memory, slots(memory.text)) for memory in current]
+    found = [one for one in said if not _is_known(one.text, known) and not _repeats(one, held)]
+    named = await categorise([one.text for one in found], embedder)
+    drafts: list[Draft] = []
+    for place, (one, categories) in enumerate(zip(found, named, strict=True)):
+        earlier = _replaced_draft(one, found[:place])
+        drafts.append(
+            Draft(
+                text=one.text,
+                type="episodic" if one.when.event else "semantic",
+                categories=categories,
+                importance=_importance(one),
+                valid_from=one.when.at or one.said_at,
+                turn_keys=one.turn_keys,
+                supersedes=_replaced_memory(one, held) if earlier is None else None,
+                supersedes_draft=earlier,
+            )
+        )
+    return drafts
+
+
+def probes(turns: list[Turn]) -> list[str]:
+    """What to search the owner's memories for before `draft`: mostly nothing. A dozen hits of each will do."""
+    found: dict[str, None] = {}
+    for one in _statements(turns):
+        found |= dict.fromkeys(slot.probe for slot in one.slots)
+        if one.ending:
+            found[one.text] = None
+    return list(found)
+
+
+def _statements(turns: list[Turn]) -> list[_Statement]:
+    found: dict[str, _Statement] = {}
+    assistant: set[str] = set()
+    for turn in turns:
+        if turn.role == "assistant":
+            assistant |= {normal(sentence) for sentence in sentences(turn.text)}
+            continue
+        texts = [text for text in own_sentences(turn.text) if is_statement(text)]
+        for text in texts[:MOST_PER_TURN]:
+            key = normal(text)
+            if key in found:
+                found[key].turn_keys.append(turn.key)
+            elif key and key not in assistant:
+                found[key] = _Statement(
+                    text=text,
+                    said_at=turn.said_at,
+                    turn_keys=[turn.key],
+                    when=when(text, turn.said_at),
+                    slots=slots(text),
+                    ending=ends(text),
+                )
+    return list(found.values())
+
+
+def _is_known(text: str, known: set[str]) -> bool:
+    """Word for word, or as a quotation: "I remember: …"."""
+    return normal(text) in known or (":" in text and normal(text.rpartition(":")[2]) in known)
+
+
+def _repeats(one: _Statement, held: list[tuple[Memory, list[Slot]]]) -> bool:
+    """Says in other words only what is known: the same value in the same slot."""
+    if not one.slots or not all(slot.whole and slot.value for slot in one.slots):
+        return False
+    known = {(slot.name, slot.value) for _, others in held for slot in others}
+    return all((slot.name, slot.value) in known for slot in one.slots)
+
+
+def _replaced_memory(one: _Statement, held: list[tuple[Memory, list[Slot]]]) -> str | None:
+    """The newest memory that is no longer so, if it was true before this is."""
+    since = one.when.at or one.said_at
+    replaced = [m for m, others in held if m.valid_from <= since and _replaces(one, m.text, others)]
+    return max(replaced, key=lambda memory: memory.valid_from).id if replaced else None
+
+
+def _replaced_draft(one: _Statement, earlier: list[_Statement]) -> int | None:
+    since = one.when.at or one.said_at
+    for place in range(len(earlier) - 1, -1, -1):
+        other = earlier[place]
+        if (other.when.at or other.said_at) <= since and _replaces(one, other.text, other.slots):
+            return place
+    return None
+
+
+def _replaces(new: _Statement, old_text: str, old: list[Slot]) -> bool:
+    if old and any(fills(slot, other) for slot in new.slots for other in old):
+        return True
+    return new.ending and is_ended_by(old_text, new.text)
+
+
+def _importance(one: _Statement) -> float:
+    """0 to 1, by kind: what a person is above what they like above what they did above what passes."""
+    text = bare(one.text)
+    names = {slot.name.partition(":")[0] for slot in one.slots}
+    if _VITAL.search(text) or "name" in names or _ASKED_TO_KEEP.search(one.text.lower()):
+        return 0.9
+    if names - {"favourite"} or _LIFE.search(text):
+        return 0.8
+    if _PASSING.search(text):
+        return 0.25
+    if one.when.event:
+        return 0.45
+    return 0.6 if _LASTING.search(text) else 0.5

@@ -1,0 +1,101 @@
+"""Recall in a generate process: memories put before the model's eyes, without ever holding a message up.
+
+The memory store is opened beside the work, and again until it is there: a generate process starts, and answers, with
+PostgreSQL down. What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
+on without them, and its ``memory_recall`` says why.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import anyio
+import asyncpg
+import msgspec
+import structlog
+
+from app.chat.message import Message
+from app.database import Database, open_pool
+from app.errors import RecallFailed, RepriseError, StartFailed, Unavailable
+from app.llm.types import Request, TextBlock
+from app.memory.conversations import find_owner
+from app.memory.embedding import Embedder
+from app.memory.index import open_matching
+from app.memory.recall import RECALL_S, Recall, quoted
+from app.memory.search import Search
+from app.memory.types import Hit
+from app.settings import Settings
+
+RETRY_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Recaller:
+    """Recalls for the messages of one process once `run` has opened the store."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database: Database | None = None
+        self._recall: Recall | None = None
+
+    async def run(self) -> None:
+        """Opens the store as soon as it can be had, and keeps it open until cancelled."""
+        async with AsyncExitStack() as stack:
+            while self._recall is None:
+                try:
+                    if self._database is None:
+                        self._database = await stack.enter_async_context(open_pool(self._settings))
+                    self._recall = Recall(Search(self._database, await self._embedder(self._database)))
+                except (Unavailable, StartFailed, asyncpg.UndefinedTableError):  # the last: not migrated yet
+                    await anyio.sleep(RETRY_S)
+            await anyio.sleep_forever()
+
+    async def _embedder(self, database: Database) -> Embedder | None:
+        try:
+            return await open_matching(database, self._settings)
+        except StartFailed as error:
+            log.warning("recall.without_vectors", reason=error.message)
+            return None
+
+    async def recall(self, message: Message, request: Request) -> tuple[Request, bytes]:
+        """The request with what was recalled, and the value of its ``memory_recall``. Takes `RECALL_S` at most."""
+        try:
+            with anyio.fail_after(RECALL_S):
+                hits = await self._hits(message, request)
+        except TimeoutError:
+            return request, _failed(message, f"recalling took longer than {RECALL_S * 1000:.0f} ms")
+        except RepriseError as error:
+            return request, _failed(message, error.message)
+        except Exception as error:
+            log.exception("recall.crashed", message_id=message.id)  # no fault of the memory store stops a message
+            return request, _failed(message, f"recalling failed: {type(error).__name__}")
+        value = msgspec.json.encode({"memories": [{"id": _id(hit), "memory": hit.text} for hit in hits]})
+        return _with(request, quoted(hits)), value
+
+    async def _hits(self, message: Message, request: Request) -> list[Hit]:
+        if self._database is None or self._recall is None:
+            raise RecallFailed("the memory store is not open yet")
+        owner = await find_owner(self._database, message.account, message.user)
+        return [] if owner is None else await self._recall.recall(owner, request.messages, limit=message.recall)
+
+
+def _failed(message: Message, reason: str) -> bytes:
+    log.warning("recall.failed", message_id=message.id, reason=reason)
+    return msgspec.json.encode({"memories": [], "error": reason})
+
+
+def _id(hit: Hit) -> str:
+    if hit.memory is not None:
+        return hit.memory.id
+    assert hit.turn is not None
+    return f"turn_{hit.turn.id}"
+
+
+def _with(request: Request, block: str) -> Request:
+    """The request with the block behind its own system prompt."""
+    if not block:
+        return request
+    if isinstance(request.system, list):
+        return msgspec.structs.replace(request, system=[*request.system, TextBlock(block)])
+    return msgspec.structs.replace(request, system=f"{request.system}\n\n{block}" if request.system else block)

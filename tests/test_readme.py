@@ -1,0 +1,44 @@
+"""The commands of the README work as they are printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import anyio.to_thread
+
+from tests.system import System
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def block(title: str) -> str:
+    """The shell commands below a heading."""
+    return README.split(f"## {title}\n")[1].split("```sh\n")[1].split("```")[0]
+
+
+async def printed(live: System, commands: str, **variables: str) -> str:
+    """What a shell prints that runs them against this deployment."""
+    script = commands.replace("http://127.0.0.1:8000", live.url)
+    run = lambda: subprocess.run(  # noqa: E731
+        ["bash", "-eu", "-c", script], capture_output=True, text=True, check=True, timeout=60, env=dict(variables)
+    )
+    return (await anyio.to_thread.run_sync(run)).stdout
+
+
+async def test_memory_in_five_curls(live: System) -> None:
+    key = await live.key_of("readme")
+    path = "/usr/local/bin:/usr/bin:/bin"
+    commands = block("Memory in five curls").replace("curl -s", "echo; curl -s").replace("$(echo; ", "$(")
+    said = await printed(live, commands, KEY=key, API=f"{live.url}/v1/messages/async", PATH=path)
+    made, corrected, sent, forgotten = [json.loads(line) for line in said.splitlines() if line]
+    assert [one["memory"] for one in made["data"]["memories"]] == ["I live in Lyon.", "I am allergic to peanuts."]
+    assert corrected["data"]["memory"] == "I live in Porto."
+    assert corrected["data"]["id"] == made["data"]["memories"][0]["id"]
+    assert sent["status"] == "pending"
+    assert forgotten["data"]["backup_id"]
+    async with live.client(key) as client:
+        await live.ended(client, sent["message_id"])
+        listed = (await client.get("/v1/memories")).json()["data"]
+    assert "I live in Porto." not in [one["memory"] for one in listed]

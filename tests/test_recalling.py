@@ -1,0 +1,79 @@
+"""What a generate process does with what it recalls, and with a memory store that fails in any way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from app.chat.message import Message, from_hash
+from app.errors import RecallFailed
+from app.llm.types import Request, TextBlock, Turn
+from app.memory.types import Hit, StoredTurn
+from app.memory.types import Turn as MemoryTurn
+from app.settings import Settings
+from app.workers import recalling
+from app.workers.recalling import Recaller
+from tests.memory_rig import at
+
+ASKED = Request(messages=[Turn("user", "What do I drink?")])
+
+
+def message() -> Message:
+    return from_hash("acc/m", {b"me": b"y8", b"us": b"ada"})
+
+
+def hit() -> Hit:
+    turn = MemoryTurn(key="k", role="user", text="I drink tea.", said_at=at(0))
+    return Hit(kind="turn", turn=StoredTurn(id=7, turn=turn, new=False), text=turn.text, score=1.0)
+
+
+def recaller(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Recaller:
+    """A recaller whose store answers so."""
+    made = Recaller(Settings())
+
+    async def hits(*_: Any) -> list[Hit]:
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            await anyio.sleep_forever()
+        return list(answer)
+
+    monkeypatch.setattr(made, "_hits", hits)
+    return made
+
+
+async def test_what_is_recalled_is_quoted_behind_the_requests_own_system_prompt(monkeypatch: pytest.MonkeyPatch):
+    made = recaller(monkeypatch, [hit()])
+    plain, value = await made.recall(message(), ASKED)
+    assert msgspec.json.decode(value) == {"memories": [{"id": "turn_7", "memory": "I drink tea."}]}
+    assert isinstance(plain.system, str) and "I drink tea." in plain.system
+    own, _ = await made.recall(message(), msgspec.structs.replace(ASKED, system="Be brief."))
+    assert own.system == f"Be brief.\n\n{plain.system}"
+    blocks, _ = await made.recall(message(), msgspec.structs.replace(ASKED, system=[TextBlock("Be brief.")]))
+    assert blocks.system == [TextBlock("Be brief."), TextBlock(plain.system)]
+    assert plain.messages == own.messages == ASKED.messages
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "recalling took longer than 50 ms"),
+        (RecallFailed("no index"), "no index"),
+        (ValueError("a bug"), "recalling failed: ValueError"),
+        ([], None),
+    ],
+)
+async def test_whatever_fails_the_request_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch, answer: Any, said: str):
+    """PROTOCOL M7."""
+    request, value = await recaller(monkeypatch, answer).recall(message(), ASKED)
+    assert request is ASKED
+    assert msgspec.json.decode(value) == {"memories": []} | ({"error": said} if said else {})
+
+
+async def test_before_the_store_is_open_it_says_so(monkeypatch: pytest.MonkeyPatch):
+    request, value = await Recaller(Settings()).recall(message(), ASKED)
+    assert (request, msgspec.json.decode(value)["error"]) == (ASKED, "the memory store is not open yet")
+    assert recalling.RECALL_S <= 0.05
