@@ -163,7 +163,7 @@ class _Memory(NamedTuple):
 
 async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle) -> _Memory:
     database, settings = resources.database, resources.settings
-    embedder = await open_matching(database, settings)
+    embedder = await open_matching(database, settings, patient=True)
     model = await _memory_model(stack, resources)
     memories = Memories(database, embedder)
     kept = Remembered(database, memories)
@@ -174,7 +174,7 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
         memories,
         embedder,
         debounce_s=settings.memory_debounce_s if model else None,
-        on_stored=stored.set,
+        stored=stored,
     )
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(remember.keep_tidy, database, memories, kept)]
     if embedder is not None:

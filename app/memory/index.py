@@ -94,12 +94,12 @@ async def unindex_memories(connection: asyncpg.Connection, owner: Owner, ids: li
     await connection.execute("DELETE FROM units WHERE owner = $1 AND memory = ANY($2)", owner.id, ids)
 
 
-async def open_matching(database: Database, settings: Settings) -> Embedder | None:
+async def open_matching(database: Database, settings: Settings, *, patient: bool = False) -> Embedder | None:
     """The settings' embedder if what is stored was embedded by it, else None: `reprise reindex` mends it.
 
     Raises StartFailed for a damaged model file, Unavailable without the database.
     """
-    embedder = await open_embedder(settings)
+    embedder = await open_embedder(settings, patient=patient)
     if embedder is None:
         return None
     try:

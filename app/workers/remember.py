@@ -10,7 +10,8 @@ Choices:
    from whatever point it broke off at, changes nothing and only says once more what was said.
 2. Embedding happens before the transaction, never inside: it takes longer than everything else. What several messages
    bring at once is embedded together, and found in the embedder's cache by whoever needs it. Answers, and histories of
-   more than `VECTORS_AT_ONCE` pieces, are stored and found by their words first; `keep_embedded` follows at once.
+   more than `VECTORS_AT_ONCE` pieces, are stored and found by their words first, and while messages come one after the
+   other so is what users say; `keep_embedded` follows, as slowly as the streams need it to.
 3. A message that the caller does not want remembered leaves no row at all.
 4. One process remembers the messages of an end user one after the other: what is drawn from one may supersede what was
    drawn from the one before.
@@ -18,7 +19,6 @@ Choices:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -57,12 +57,37 @@ MOST_PROBES, PROBED = 8, 12
 EMBED_POLL_S = 5.0
 EMBED_PAUSE_S = 0.1
 """Between storing and embedding: what comes together is stored first."""
-EMBEDDED_AT_ONCE = 32
-"""Units embedded before their vectors are stored and newer ones looked for: some seconds of work."""
+EMBEDDED_AT_ONCE = 4
+"""Units embedded before their vectors are stored and newer ones looked for: half a second of work."""
+BUSY_S, BUSY_REST = 0.5, 9.0
+"""While messages were stored this recently, so many times as long as a batch took is rested before the next."""
 TIDY_S = 3_600.0
 RETRY_S = 1.0
 
 logger = structlog.get_logger(__name__)
+
+
+class Signal:
+    """Something was stored: wakes who waits, or lets the next who would wait go on at once."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._at = float("-inf")
+
+    def set(self) -> None:
+        self._at = anyio.current_time()
+        self._event.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it was set within the last ``BUSY_S``."""
+        return anyio.current_time() - self._at < BUSY_S
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when it was set since the last wait, or after so many seconds."""
+        with anyio.move_on_after(seconds):
+            await self._event.wait()
+        self._event = anyio.Event()
 
 
 class Bridge:
@@ -76,7 +101,7 @@ class Bridge:
         embedder: Embedder | None,
         *,
         debounce_s: float | None = None,
-        on_stored: Callable[[], None] = lambda: None,
+        stored: Signal | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._database = database
@@ -84,7 +109,7 @@ class Bridge:
         self._embedder = embedder
         self._search = Search(database, None)  # by keywords alone: so probes are meant
         self._debounce_s = debounce_s
-        self._on_stored = on_stored
+        self._stored = stored or Signal()
         self._in_turn: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
         self._embedding = anyio.Lock()
         self._to_embed: set[str] = set()
@@ -101,7 +126,7 @@ class Bridge:
             await note("skipped", [])
             return
         await note(outcome.status, outcome.memory_ids, outcome.reason)
-        self._on_stored()
+        self._stored.set()
         logger.info("message.remembered", message_id=message.id, account=account, memories=len(outcome.memory_ids))
 
     async def _remember(self, message: Message) -> Outcome | None:
@@ -217,7 +242,7 @@ class Bridge:
 
     async def _embed(self, turns: list[Turn]) -> None:
         """Embeds what the turns will need, together with what other messages wait for."""
-        texts = _texts(turns)
+        texts = set() if self._stored.busy else _texts(turns)
         if self._debounce_s is None:
             texts |= {text for turn in turns if turn.role == "user" for text in own_sentences(turn.text)}
         if len(texts) > VECTORS_AT_ONCE:
@@ -228,7 +253,7 @@ class Bridge:
             await vectors_for(self._embedder, together)
 
     async def _vectors(self, turns: list[Turn], drafts: list[Draft]) -> dict[str, Vector]:
-        texts = _texts(turns) | {one.text for one in drafts}
+        texts = (set() if self._stored.busy else _texts(turns)) | {one.text for one in drafts}
         return await vectors_for(self._embedder, texts) if len(texts) <= VECTORS_AT_ONCE else {}
 
 
@@ -273,28 +298,20 @@ def _title(message: Message) -> str | None:
     return title[:200] if isinstance(title, str) and title else None
 
 
-class Signal:
-    """Something was stored: wakes who waits, or lets the next who would wait go on at once."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Returns when it was set since the last wait, or after so many seconds."""
-        with anyio.move_on_after(seconds):
-            await self._event.wait()
-        self._event = anyio.Event()
-
-
 async def keep_embedded(database: Database, embedder: Embedder, stored: Signal) -> None:
-    """Gives every unit its vector, for ever: when something was stored, and now and then."""
+    """Gives every unit its vector, for ever: when something was stored, and now and then.
+
+    While messages come it takes a tenth of a core: two cores are often two halves of one, and a token waits
+    longer for a core whose other half is busy. What has no vector yet is found by its words.
+    """
     while True:
         try:
-            while await embed_missing(database, embedder, EMBEDDED_AT_ONCE):
-                pass
+            while True:
+                began = anyio.current_time()
+                if not await embed_missing(database, embedder, EMBEDDED_AT_ONCE):
+                    break
+                if stored.busy:
+                    await anyio.sleep(BUSY_REST * (anyio.current_time() - began))
         except Unavailable:
             await anyio.sleep(RETRY_S)
             continue
