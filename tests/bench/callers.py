@@ -58,18 +58,23 @@ class First(msgspec.Struct):
     first_ns: int
 
 
-def first_tokens(address: tuple[str, int], key: str, model: str, at_once: int, rounds: int) -> list[First]:
+def first_tokens(
+    address: tuple[str, int], key: str, model: str, at_once: int, rounds: int, remembered: bool = False
+) -> list[First]:
     """``rounds`` times ``at_once`` messages started together on open connections, each observed as soon as answered.
 
     Each round is followed to its end before the next begins.
     """
     found: list[First] = []
     for number in range(rounds):
-        found += _Round(address, key, model, [f"first {number} {i}" for i in range(at_once)]).run()
+        texts = [f"first {number} {i}" for i in range(at_once)]
+        found += _Round(address, key, model, texts, remembered).run()
     return found
 
 
-def steady_first_tokens(address: tuple[str, int], key: str, model: str, under_way: int, rounds: int) -> list[First]:
+def steady_first_tokens(
+    address: tuple[str, int], key: str, model: str, under_way: int, rounds: int, remembered: bool = False
+) -> list[First]:
     """``under_way`` messages at any moment, each followed by the next as soon as it has ended, ``rounds`` times.
 
     They begin a little apart, so that no two start together but by chance.
@@ -81,7 +86,7 @@ def steady_first_tokens(address: tuple[str, int], key: str, model: str, under_wa
         try:
             time.sleep(number * 0.023)
             for i in range(rounds):
-                found.extend(_Round(address, key, model, [f"steady {number} {i}"]).run())
+                found.extend(_Round(address, key, model, [f"steady {number} {i}"], remembered).run())
         except (OSError, RuntimeError) as error:
             failed.append(error)
 
@@ -98,10 +103,10 @@ def steady_first_tokens(address: tuple[str, int], key: str, model: str, under_wa
 class _Round:
     """Messages of one round: a connection to start each, another to observe it."""
 
-    def __init__(self, address: tuple[str, int], key: str, model: str, texts: list[str]) -> None:
+    def __init__(self, address: tuple[str, int], key: str, model: str, texts: list[str], remembered: bool) -> None:
         self.key = key
         self.firsts = [First(text, 0, 0, 0, 0) for text in texts]
-        self.requests = [initiate(model, key, text) for text in texts]
+        self.requests = [initiate(model, key, text, memory={"store": remembered}) for text in texts]
         self.starting = [_connect(address) for _ in texts]
         self.observing = [_connect(address) for _ in texts]
         self.streams = [Stream(keep=True) for _ in texts]

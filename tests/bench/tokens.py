@@ -95,19 +95,23 @@ def p5(upstream: Upstream, options: Options) -> list[Figure]:
     few = options.quick
     # A burst has no bar: the median of 20 is the tenth, and what this client and the upstream themselves take of two
     # cores for ten messages, a millisecond each, already fills the 6 ms.
-    kinds: list[tuple[str, Callable[..., list[First]], str, int, int, bool]] = [
-        ("1 at once", first_tokens, FIRST, 1, 30 if few else 100, True),
-        (f"{AT_ONCE} at once", steady_first_tokens, LASTING, AT_ONCE, 3 if few else 10, True),
-        (f"{AT_ONCE} posted in one instant", first_tokens, FIRST, AT_ONCE, 3 if few else 10, False),
+    # Messages are remembered only in the last two: before, it is the core alone.
+    one, many = (1, 30 if few else 100), (AT_ONCE, 3 if few else 10)
+    kinds: list[tuple[str, Callable[..., list[First]], str, tuple[int, int], bool, bool]] = [
+        ("1 at once", first_tokens, FIRST, one, False, True),
+        (f"{AT_ONCE} at once", steady_first_tokens, LASTING, many, False, True),
+        (f"{AT_ONCE} posted in one instant", first_tokens, FIRST, many, False, False),
+        ("1 at once, each remembered", first_tokens, FIRST, one, True, True),
+        (f"{AT_ONCE} at once, each remembered", steady_first_tokens, LASTING, many, True, True),
     ]
     with gateway(upstream, [FIRST, LASTING]) as run:
         in_process(first_tokens, run.address, KEY, FIRST, 1, 5)  # connections and code are warm after these
-        for name, ask, model, at_once, rounds, held in kinds:
+        for name, ask, model, size, remembered, held in kinds:
             added: list[float] = []
             answers: list[float] = []
             for _ in range(options.runs):
                 upstream.reset()
-                firsts: list[First] = in_process(ask, run.address, KEY, model, at_once, rounds)
+                firsts: list[First] = in_process(ask, run.address, KEY, model, *size, remembered)
                 asked = {asked_by(request): request["at_ns"] for request in upstream.log()["requests"]}
                 added += [(f.first_ns - f.posted_ns - (f.stamp_ns - asked[f.text])) / 1e6 for f in firsts]
                 answers += [(f.answered_ns - f.posted_ns) / 1e6 for f in firsts]
