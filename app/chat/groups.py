@@ -9,6 +9,7 @@ that was away for a day loses nothing. A dead letter is unsettled until it is re
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -75,10 +76,10 @@ class Groups:
             lost += [ours[entry.decode()] for entry in reply]
         return lost
 
-    async def done(self, group: str, delivery: Delivery) -> bool:
-        """Acknowledges and settles; False when the claim is another's by now."""
-        args = (group, delivery.entry, delivery.token, delivery.member)
-        return bool(await self._scripts.run("group_done", delivery.base, *args))
+    async def done(self, group: str, deliveries: Sequence[Delivery]) -> int:
+        """Acknowledges and settles; how many were still ours: a claim that is another's by now is left alone."""
+        calls = [("group_done", d.base, (group, d.entry, d.token, d.member)) for d in deliveries]
+        return sum(map(int, await self._scripts.run_all(calls)))
 
     async def fail(self, group: str, delivery: Delivery, reason: str) -> Literal["retry", "dead", "lost"]:
         """Tries again after a pause, or puts the entry among the dead letters."""
