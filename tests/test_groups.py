@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import pytest
@@ -155,13 +156,16 @@ async def test_the_loop_hands_over_together_what_waits_and_alone_what_failed_tog
         assert await days_left(lifecycle, message_id) < 1
 
 
-async def test_an_engine_that_is_away_fails_a_batch_at_once_for_all(lifecycle: Lifecycle, groups: Groups):
-    calls = 0
+async def test_an_engine_that_is_away_counts_against_no_delivery_however_often(
+    lifecycle: Lifecycle, groups: Groups, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(groups_module, "AWAY_PAUSE_MS", 1)
+    monkeypatch.setattr(loop, "AWAY_S", 0.01)
+    seen: list[list[str]] = []
 
     async def handle(batch: Sequence[Delivery]) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
+        seen.append([f"{d.member}:{d.deliveries}" for d in batch])
+        if len(seen) < 2 * groups_module.MAX_DELIVERIES:
             raise Unavailable("PostgreSQL does not answer")
 
     await groups.add("remember")
@@ -170,10 +174,17 @@ async def test_an_engine_that_is_away_fails_a_batch_at_once_for_all(lifecycle: L
     consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
     async with anyio.create_task_group() as tg:
         tg.start_soon(consumer.run)
-        await until(lambda: calls == 2)
+        for message_id in ("one", "two"):
+            await until(partial(retained, lifecycle, message_id))
         consumer.stop()
-    for message_id in ("one", "two"):
-        assert await days_left(lifecycle, message_id) < 1
+    assert {name for names in seen for name in names} == {"acc/one:1", "acc/two:1"}
+    assert len(seen) >= 2 * groups_module.MAX_DELIVERIES
+    assert await groups.dead_letters() == []
+
+
+async def retained(lifecycle: Lifecycle, message_id: str) -> bool:
+    """Whether the message's retention has begun: it was settled."""
+    return await days_left(lifecycle, message_id) < 1
 
 
 async def test_more_than_a_batch_is_handed_over_without_a_pause(

@@ -8,8 +8,9 @@ Choices:
 1. Entries are taken in batches: one that comes alone at once, those that follow it every `GATHER_S` together, and what
    is left of more than a batch at once again. Beside the streams that the same cores carry, one wake-up for several
    messages costs a fraction of one for each.
-2. When a batch fails, each of its entries is handed over again alone: one that always fails holds up no other. An
-   engine that does not answer would fail each as well: then they all failed.
+2. When a batch fails, each of its entries is handed over again alone: one that always fails holds up no other.
+3. An engine that is away is nobody's fault: it does not count as a failed delivery, and the loop rests before it takes
+   more.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from app.redis_keys import Keys
 from app.telemetry import Metrics
 
 POLL_S = 1.0
+AWAY_S = 1.0
 GATHER_S = 0.2
 BATCH = 16
 """Entries handed over together."""
@@ -50,6 +52,7 @@ class GroupConsumer:
         self._busy: dict[Delivery, anyio.CancelScope] = {}
         self._wake = anyio.Event()
         self._stopping = False
+        self._away = False
 
     def wake(self) -> None:
         """There may be something to take."""
@@ -71,6 +74,9 @@ class GroupConsumer:
     async def _take_loop(self, handlers: TaskGroup, until_idle: bool) -> None:
         known = False
         while not self._stopping:
+            if self._away:
+                self._away = False
+                await anyio.sleep(AWAY_S)
             wake = self._wake = anyio.Event()
             try:
                 if not known:
@@ -106,7 +112,6 @@ class GroupConsumer:
         return taken, more
 
     async def _many(self, batch: list[Delivery], scope: anyio.CancelScope) -> None:
-        reasons: dict[Delivery, str] = {}
         try:
             with scope:
                 reasons = await self._reasons(batch)
@@ -114,18 +119,20 @@ class GroupConsumer:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                     await self._settle(batch, reasons)
         except Unavailable:
-            pass  # not acknowledged: delivered again when its lease runs out
+            self._away = True  # not acknowledged: delivered again when its lease runs out
         finally:
             for delivery in batch:
                 self._busy.pop(delivery, None)
             self._wake.set()
 
     async def _reasons(self, batch: list[Delivery]) -> dict[Delivery, str]:
-        """Handles a batch; why it failed for those entries for which it did."""
+        """Handles a batch; why it failed for those entries for which it did, empty when an engine was away."""
         try:
             await self._handle(batch)
         except Unavailable as error:
-            return dict.fromkeys(batch, error.message)
+            self._metrics.unavailable(error)
+            log.warning("delivery.away", group=self._group, deliveries=len(batch), reason=error.message)
+            return dict.fromkeys(batch, "")
         except Exception as error:
             if len(batch) > 1:
                 reasons: dict[Delivery, str] = {}
@@ -133,7 +140,7 @@ class GroupConsumer:
                     reasons |= await self._reasons([delivery])
                 return reasons
             if isinstance(error, RepriseError):
-                return {batch[0]: error.message}
+                return {batch[0]: error.message or error.code}
             log.exception("delivery.crashed", group=self._group, message=batch[0].member)
             return {batch[0]: type(error).__name__}
         return {}
@@ -141,6 +148,10 @@ class GroupConsumer:
     async def _settle(self, batch: list[Delivery], reasons: dict[Delivery, str]) -> None:
         await self._groups.done(self._group, [delivery for delivery in batch if delivery not in reasons])
         for delivery, reason in reasons.items():
+            if not reason:
+                self._away = True
+                await self._groups.hand_back(self._group, delivery)
+                continue
             outcome = await self._groups.fail(self._group, delivery, reason)
             if outcome == "dead":
                 self._metrics.dead_lettered.labels(self._group).inc()
