@@ -159,6 +159,7 @@ async def test_the_loop_hands_over_together_what_waits_and_alone_what_failed_tog
 async def test_an_engine_that_is_away_counts_against_no_delivery_however_often(
     lifecycle: Lifecycle, groups: Groups, monkeypatch: pytest.MonkeyPatch
 ):
+    """PROTOCOL M4."""
     monkeypatch.setattr(groups_module, "AWAY_PAUSE_MS", 1)
     monkeypatch.setattr(loop, "AWAY_S", 0.01)
     seen: list[list[str]] = []
