@@ -110,14 +110,21 @@ class Search:
     ) -> list[Any]:
         large = vector is not None and await self._is_large(owner)
         where, values = _conditions(filters, kinds, first=5)
+        nearest = _ALL
+        if large and vector is not None:
+            nearest = _NEAREST.format(owner=int(owner.id), dimension=len(vector), nearest=NEAREST)
         statement = _STATEMENT.format(
             where=where,
-            nearest=_NEAREST.format(dimension=len(vector), nearest=NEAREST) if large and vector is not None else _ALL,
+            nearest=nearest,
             k1=K1,
             b=B,
             keywords=KEYWORDS if vector is not None else 1.0,
         )
-        return await self._database.fetch(statement, owner.id, wanted, as_text(vector), count, *values)
+        if nearest is _ALL:
+            return await self._database.fetch(statement, owner.id, wanted, as_text(vector), count, *values)
+        async with self._database.transaction() as connection:
+            await connection.execute(f"SET LOCAL hnsw.ef_search = {NEAREST}")  # 40 else, and no more are found
+            return list(await connection.fetch(statement, owner.id, wanted, as_text(vector), count, *values))
 
     async def _is_large(self, owner: Owner) -> bool:
         return bool(await self._database.fetchval("SELECT to_regclass($1)", _index_name(owner.id)))
@@ -167,12 +174,12 @@ def _index_name(owner: int) -> str:
 
 _STATEMENT = """
 WITH eligible AS (
-    SELECT u.id, u.length, u.embedding
+    SELECT u.id, u.length
     FROM units u
-    LEFT JOIN memories m ON m.id = u.memory
-    LEFT JOIN turns t ON t.id = u.turn
-    LEFT JOIN conversations c ON c.id = t.conversation
-    WHERE u.owner = $1 {where}
+    LEFT JOIN memories m ON m.id = u.memory AND m.owner = $1 AND m.deleted_at IS NULL
+    LEFT JOIN turns t ON t.id = u.turn AND t.owner = $1
+    LEFT JOIN conversations c ON c.id = t.conversation AND c.owner = $1
+    WHERE u.owner = $1 AND (u.memory IS NULL OR m.id IS NOT NULL) {where}
 ), size AS (
     SELECT count(*)::float8 AS n, greatest(avg(length), 1e-9) AS average FROM eligible
 ), matches AS (
@@ -201,21 +208,24 @@ WITH eligible AS (
 SELECT best.score, best.keyword, best.distance, u.text AS unit_text, u.turn AS turn_row,
     t.key AS turn_key, t.role, t.text AS turn_text, t.said_at, t.message_id AS turn_message, t.external_id,
     t.metadata AS turn_metadata, t.conversation AS turn_conversation, m.*
-FROM best JOIN units u ON u.id = best.unit
-LEFT JOIN memories m ON m.id = u.memory
-LEFT JOIN turns t ON t.id = u.turn
+FROM best JOIN units u ON u.id = best.unit AND u.owner = $1
+LEFT JOIN memories m ON m.id = u.memory AND m.owner = $1
+LEFT JOIN turns t ON t.id = u.turn AND t.owner = $1
 ORDER BY best.score DESC, best.unit DESC
 """
 
+# The vector is read in a SELECT of its own: where a plan is kept, its text would else be parsed anew for every unit.
 _ALL = """
-    SELECT id AS unit, embedding <=> $3::text::vector AS distance FROM eligible
-    WHERE embedding IS NOT NULL AND $3::text IS NOT NULL"""
+    SELECT u.id AS unit, u.embedding <=> (SELECT $3::text::vector) AS distance
+    FROM eligible e JOIN units u ON u.id = e.id AND u.owner = $1
+    WHERE u.embedding IS NOT NULL AND $3::text IS NOT NULL"""
 
+# The owner as a literal: a plan that is kept could not use a partial index for a parameter.
 _NEAREST = """
     SELECT near.id AS unit, near.distance FROM (
-        SELECT id, embedding::vector({dimension}) <=> $3::text::vector({dimension}) AS distance FROM units
-        WHERE owner = $1 AND embedding IS NOT NULL
-        ORDER BY embedding::vector({dimension}) <=> $3::text::vector({dimension}) LIMIT {nearest}
+        SELECT id, embedding::vector({dimension}) <=> (SELECT $3::text::vector({dimension})) AS distance FROM units
+        WHERE owner = {owner} AND embedding IS NOT NULL
+        ORDER BY distance LIMIT {nearest}
     ) near JOIN eligible ON eligible.id = near.id"""
 
 
@@ -230,10 +240,8 @@ def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> tuple[st
 
     if kinds != BOTH:
         parts.append("u.turn IS NULL" if "memory" in kinds else "u.memory IS NULL")
-    if "memory" in kinds:
-        parts.append("(m.id IS NULL OR m.deleted_at IS NULL)")
-        if filters.latest_only:
-            parts.append("(m.id IS NULL OR m.valid_to IS NULL)")
+    if "memory" in kinds and filters.latest_only:
+        parts.append("m.valid_to IS NULL")
     if "turn" in kinds and filters.latest_only:
         parts.append(
             "(t.id IS NULL OR t.key NOT IN (SELECT unnest(s.turn_keys) FROM memories s "
