@@ -16,11 +16,12 @@ from app.memory import search as search_module
 from app.memory.conversations import conversation_id
 from app.memory.index import WINDOW, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
-from app.memory.search import K1, B, Search, add_indexes, coverage
+from app.memory.rerank import DATED, asked, evidence
+from app.memory.search import K1, B, Search, add_indexes
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
-from tests.memory_rig import Directions, at, keep, new_owner, say
+from tests.memory_rig import NOON, Directions, at, keep, new_owner, say
 
 TALK = [
     "My sister Ada moved to Porto last spring.",
@@ -243,13 +244,44 @@ async def test_odd_queries_are_answered(database: Database, owner: Owner, query:
     assert (await Search(database, Directions()).search(nobody, query)).hits == []
 
 
-async def test_the_second_stage_prefers_own_words(database: Database, owner: Owner) -> None:
-    await say(database, owner, *TALK)
-    hits = (await Search(database, None).search(owner, "violins workshop", rerank=True)).hits
-    assert hits[0].text == TALK[4]
-    assert hits[0].rerank_score == pytest.approx(hits[0].score + search_module.RERANK)
-    assert coverage({"a": 1.0, "b": 3.0}, "b") == 0.75
-    assert coverage({}, "b") == 0.0
+@pytest.mark.parametrize(
+    ("query", "better", "worse"),
+    [
+        ("What does Ann paint?", "Ann: I paint boats", "Bob: I paint boats"),
+        ("When did Ann paint?", "Ann: I paint since 2019", "Ann: I paint boats"),
+        ("paint boats", "I do paint my boats", "Do I paint boats?"),
+    ],
+)
+async def test_the_second_stage_looks_at_who_speaks_when_and_at_questions(
+    database: Database, owner: Owner, query: str, better: str, worse: str
+) -> None:
+    await say(database, owner, better, thread="a")
+    await say(database, owner, worse, thread="b")
+    search = Search(database, None)
+    hits = (await search.search(owner, query, rerank=True)).hits
+    assert [hit.text for hit in hits] == [better, worse]
+    assert (hits[0].rerank_score or 0.0) > (hits[1].rerank_score or 0.0)
+    assert {hit.rerank_score for hit in (await search.search(owner, query)).hits} == {None}
+
+
+@pytest.mark.parametrize(
+    ("query", "months", "years"),
+    [
+        ("What happened in May 2023?", {5}, {2023}),
+        ("Who may come in March or april", {3, 4}, set()),
+        ("on 7 may", {5}, set()),
+        ("room 2019b, 12345", set(), set()),
+    ],
+)
+def test_months_and_years_are_read_from_a_query(query: str, months: set[int], years: set[int]) -> None:
+    found = asked(query)
+    assert (found.months, found.years) == (months, years)
+
+
+def test_what_was_said_in_the_month_asked_for_counts_more() -> None:
+    want = asked("What did she buy in March 2026?")
+    assert evidence(want, "a lamp", NOON) == DATED
+    assert evidence(want, "a lamp", NOON.replace(month=2)) == evidence(want, "a lamp", NOON.replace(year=2024)) == 0
 
 
 async def test_another_model_is_not_mixed_in(database: Database, owner: Owner) -> None:

@@ -13,13 +13,12 @@ Choices:
    asked for: "I live in Lyon" must not come back as a quotation after the move to Porto.
 5. What no word of the query leads to must be nearer to it than two texts are by chance (``FAR``): a search that finds
    nothing says so.
-6. The second stage (``rerank``) looks at the best ``RERANKED`` again, by how much of the query, weighed by rarity,
-   stands in the unit's own text rather than around it.
+6. The second stage (``rerank``) looks at the best hundred again, for what neither words nor vectors say. Measured as
+   above: 0.79.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from app.errors import Unavailable
 from app.memory.embedding import Embedder, Vector
 from app.memory.index import as_text
 from app.memory.records import to_memory
+from app.memory.rerank import POOL, reranked
 from app.memory.types import Filters, Found, Hit, Memory, Owner, StoredTurn, Turn
 from app.memory.words import normal, terms
 
@@ -39,9 +39,6 @@ KEYWORDS = 0.65
 """Share of the keyword leg in the fused score; the vectors have the rest."""
 LARGE = 20_000
 NEAREST = 400
-RERANKED = 50
-RERANK = 0.1
-"""Weight of the second stage beside the fused score."""
 MOST_TERMS = 64
 FAR = 0.85
 """The cosine distance of texts that have nothing to do with each other, and beyond. Of MiniLM's; others' are alike."""
@@ -78,7 +75,7 @@ class Search:
             return Found(hits=[], legs=[])
         vector = await self._vector(query)
         wanted = list(dict.fromkeys(terms(query)))[:MOST_TERMS]
-        count = max(limit, RERANKED if rerank else 0) + limit + SPARE
+        count = max(limit, POOL if rerank else 0) + limit + SPARE
         rows = await self._rank(owner, wanted, vector, filters, kinds, count)
         legs: list[Literal["vector", "keyword"]] = ["keyword"]
         if vector is not None and any(row["distance"] is not None for row in rows):
@@ -86,7 +83,7 @@ class Search:
         near = [row for row in rows if row["keyword"] or (row["distance"] is not None and row["distance"] < FAR)]
         hits = _without_doubles([_hit(row) for row in near])
         if rerank:
-            hits = await self._rerank(owner, wanted, hits)
+            hits = reranked(query, hits)
         return Found(hits=hits[:limit], legs=legs)
 
     async def _vector(self, query: str) -> Vector | None:
@@ -128,25 +125,6 @@ class Search:
 
     async def _is_large(self, owner: Owner) -> bool:
         return bool(await self._database.fetchval("SELECT to_regclass($1)", _index_name(owner.id)))
-
-    async def _rerank(self, owner: Owner, wanted: list[str], hits: list[Hit]) -> list[Hit]:
-        rows = await self._database.fetch(
-            "SELECT term, count(*) AS df, (SELECT count(*) FROM units WHERE owner = $1) AS n "
-            "FROM postings WHERE owner = $1 AND term = ANY($2) GROUP BY term",
-            owner.id,
-            wanted,
-        )
-        rarity = {row["term"]: math.log(1 + (row["n"] - row["df"] + 0.5) / (row["df"] + 0.5)) for row in rows}
-        for hit in hits:
-            hit.rerank_score = hit.score + RERANK * coverage(rarity, hit.text)
-        return sorted(hits, key=lambda hit: -(hit.rerank_score or 0.0))
-
-
-def coverage(rarity: dict[str, float], text: str) -> float:
-    """The share of the query's terms, weighed by rarity, that the text itself has: 0 to 1."""
-    whole = sum(rarity.values())
-    own = set(terms(text))
-    return sum(weight for term, weight in rarity.items() if term in own) / whole if whole else 0.0
 
 
 async def add_indexes(database: Database) -> int:
