@@ -17,7 +17,7 @@ from app.memory.conversations import conversation_id
 from app.memory.index import WINDOW, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
 from app.memory.rerank import DATED, asked, evidence
-from app.memory.search import K1, B, Search, add_indexes
+from app.memory.search import K1, B, Search, add_indexes, fused
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
@@ -311,3 +311,12 @@ async def test_a_large_user_has_an_index_that_search_uses(
     assert await add_indexes(database) == 0
     assert await search._is_large(owner)
     assert await search.search(owner, "Where is the luthier?") == exact
+
+
+def test_fusion_adds_what_the_legs_found_each_brought_to_one() -> None:
+    found = fused({1: 8.0, 2: 4.0}, {2: 0.1, 3: 0.5, 1: 0.9}, 0.6, 10)
+    assert [(one.unit, one.keyword, one.distance) for one in found] == [(2, 4.0, 0.1), (1, 8.0, 0.9), (3, None, 0.5)]
+    assert [one.score for one in found] == pytest.approx([0.6 * 0.5 + 0.4, 0.6, 0.4 * 0.5])
+    assert [one.unit for one in fused({1: 8.0, 2: 4.0}, {}, 0.6, 1)] == [1]
+    assert fused({5: 2.0}, {}, 0.6, 10)[0].score == 1.0
+    assert fused({}, {}, 0.6, 10) == []
