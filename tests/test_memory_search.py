@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.database import Database, migrate, open_pool
 from app.errors import Unavailable
 from app.memory import search as search_module
 from app.memory.conversations import conversation_id
-from app.memory.index import WINDOW, change_model, check_model, embed_missing, refresh_windows
+from app.memory.index import WINDOW, as_text, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
-from app.memory.rerank import DATED, asked, evidence
-from app.memory.search import K1, B, Search, add_indexes, fused
+from app.memory.search import BOTH, K1, B, Fused, Search, add_indexes, fused
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
-from tests.memory_rig import NOON, Directions, at, keep, new_owner, say
+from tests.memory_rig import Directions, at, keep, new_owner, say
 
 TALK = [
     "My sister Ada moved to Porto last spring.",
@@ -244,46 +244,6 @@ async def test_odd_queries_are_answered(database: Database, owner: Owner, query:
     assert (await Search(database, Directions()).search(nobody, query)).hits == []
 
 
-@pytest.mark.parametrize(
-    ("query", "better", "worse"),
-    [
-        ("What does Ann paint?", "Ann: I paint boats", "Bob: I paint boats"),
-        ("When did Ann paint?", "Ann: I paint since 2019", "Ann: I paint boats"),
-        ("paint boats", "I do paint my boats", "Do I paint boats?"),
-    ],
-)
-async def test_the_second_stage_looks_at_who_speaks_when_and_at_questions(
-    database: Database, owner: Owner, query: str, better: str, worse: str
-) -> None:
-    await say(database, owner, better, thread="a")
-    await say(database, owner, worse, thread="b")
-    search = Search(database, None)
-    hits = (await search.search(owner, query, rerank=True)).hits
-    assert [hit.text for hit in hits] == [better, worse]
-    assert (hits[0].rerank_score or 0.0) > (hits[1].rerank_score or 0.0)
-    assert {hit.rerank_score for hit in (await search.search(owner, query)).hits} == {None}
-
-
-@pytest.mark.parametrize(
-    ("query", "months", "years"),
-    [
-        ("What happened in May 2023?", {5}, {2023}),
-        ("Who may come in March or april", {3, 4}, set()),
-        ("on 7 may", {5}, set()),
-        ("room 2019b, 12345", set(), set()),
-    ],
-)
-def test_months_and_years_are_read_from_a_query(query: str, months: set[int], years: set[int]) -> None:
-    found = asked(query)
-    assert (found.months, found.years) == (months, years)
-
-
-def test_what_was_said_in_the_month_asked_for_counts_more() -> None:
-    want = asked("What did she buy in March 2026?")
-    assert evidence(want, "a lamp", NOON) == DATED
-    assert evidence(want, "a lamp", NOON.replace(month=2)) == evidence(want, "a lamp", NOON.replace(year=2024)) == 0
-
-
 async def test_another_model_is_not_mixed_in(database: Database, owner: Owner) -> None:
     first, second = Directions(), Directions()
     second.name = "other"
@@ -311,6 +271,77 @@ async def test_a_large_user_has_an_index_that_search_uses(
     assert await add_indexes(database) == 0
     assert await search._is_large(owner)
     assert await search.search(owner, "Where is the luthier?") == exact
+
+
+@pytest.fixture
+async def by_index(settings: Settings) -> AsyncIterator[Database]:
+    """A database that takes an index wherever it can: for a few rows it would not."""
+    planned = "&" if "?" in settings.database_url else "?"
+    planned += "enable_seqscan=off&enable_sort=off&enable_bitmapscan=off"
+    await migrate(settings)
+    async with open_pool(msgspec.structs.replace(settings, database_url=settings.database_url + planned)) as opened:
+        yield opened
+
+
+async def test_an_index_gives_all_that_is_wanted_and_nothing_of_others(
+    by_index: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "LARGE", 50)
+    monkeypatch.setattr(search_module, "NEAREST", 60)
+    owner, other = await new_owner(by_index), await new_owner(by_index)
+    space = Directions()
+    for person in (owner, other):
+        await say(by_index, person, *(f"note {n} of {person.id}" for n in range(80)))
+    while await embed_missing(by_index, space):
+        pass
+    assert await add_indexes(by_index) == 2
+    search = Search(by_index, space)
+    (vector,) = await space.embed([f"note 1 of {other.id}"])
+    found = await search._nearest(owner, vector, search_module._conditions(Filters(), BOTH, first=3))
+    assert len(found) == 60  # an index gives 40 to who does not ask for more
+    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", list(found))
+    assert [row["owner"] for row in units] == [owner.id]
+    statement = search_module._NEAREST.format(owner=owner.id, dimension=8, nearest=60, where="")
+    plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, as_text(vector))
+    assert any(f"units_nearest_{owner.id}" in row[0] for row in plan)
+
+
+async def test_what_stands_behind_a_unit_is_read_for_its_owner_alone(database: Database, owner: Owner) -> None:
+    other = await new_owner(database, "bob", owner.account)
+    await say(database, other, "I live in Lyon")
+    await keep(Memories(database, None), database, other, Draft(text="I like tea"))
+    theirs = [
+        Fused(1.0, row["id"], 1.0, None)
+        for row in await database.fetch("SELECT id FROM units WHERE owner = $1", other.id)
+    ]
+    search = Search(database, None)
+    assert await search._rows(owner, theirs) == []
+    assert {row["unit_text"] for row in await search._rows(other, theirs)} == {"I live in Lyon", "I like tea"}
+
+
+async def test_a_memory_corrected_while_it_is_searched_for_is_found(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories = Memories(database, None)
+    (memory,) = await keep(memories, database, owner, Draft(text="I live in Lyon"))
+    search = Search(database, None)
+    legs = search._legs
+
+    async def then_corrected(*args: Any) -> Any:
+        seen = await legs(*args)
+        monkeypatch.setattr(search, "_legs", legs)
+        await memories.edit(owner, memory.id, text="I live in Lyon again")
+        return seen
+
+    monkeypatch.setattr(search, "_legs", then_corrected)
+    assert await found(search, owner, "Lyon") == ["I live in Lyon again"]
+
+
+async def test_without_postgresql_search_is_unavailable(settings: Settings, owner: Owner) -> None:
+    async with open_pool(settings) as closed:
+        search = Search(closed, Directions())
+    with pytest.raises(Unavailable):
+        await search.search(owner, "Lyon")
 
 
 def test_fusion_adds_what_the_legs_found_each_brought_to_one() -> None:
