@@ -46,6 +46,8 @@ MAX_TOKENS = 256
 """What the model was trained on; the rest of a longer text is not seen."""
 BATCH_TOKENS = 1_024
 """Most tokens, padding included, of one forward pass: about 100 ms."""
+GELU_ROWS = 64
+"""Rows of the widest layer looked at together: what comes in between stays in the processor's cache."""
 CACHED = 4_096
 """Vectors kept, 1.5 KB each: queries repeat, and so do the turns a client sends again."""
 OFF = "none"
@@ -209,7 +211,9 @@ class _Network:
         shape, x = x.shape, x.reshape(-1, x.shape[-1])  # one long matrix: the weights are read once, not for each text
         for layer in self._layers:
             x = _norm(x + self._attention(x.reshape(shape), hidden, layer), layer["norm1"], layer["norm1_bias"])
-            inner = _gelu(x @ layer["up"] + layer["up_bias"])
+            inner: Vector = np.asarray(x @ layer["up"] + layer["up_bias"])
+            for at in range(0, len(inner), GELU_ROWS):
+                inner[at : at + GELU_ROWS] = _gelu(inner[at : at + GELU_ROWS])
             x = _norm(x + inner @ layer["down"] + layer["down_bias"], layer["norm2"], layer["norm2_bias"])
         pooled = (x.reshape(shape) * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
