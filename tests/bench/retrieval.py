@@ -192,13 +192,14 @@ async def _store(database: Database, owner: Owner, conversation: dict[str, Any])
         session += 1
         rows = conversation[f"session_{session}"]
         texts = [" ".join(filter(None, (row["text"], row.get("blip_caption")))) for row in rows]
+        began = datetime.strptime(conversation[f"session_{session}_date_time"], "%I:%M %p on %d %B, %Y")
         keys = keyed([("user", text) for text in texts], conversation_id(owner, "locomo", str(session)))
         turns = [
             Turn(
                 key=key,
                 role="user",
                 text=text,
-                said_at=_BEGAN + timedelta(days=session, minutes=n),
+                said_at=began.replace(tzinfo=UTC) + timedelta(minutes=n),
                 external_id=row["dia_id"],
                 metadata={"name": row["speaker"]},
             )
