@@ -72,7 +72,10 @@ class Fused(NamedTuple):
 
 
 class Search:
-    """Searches for one owner at a time. Without an embedder, and while it does not answer, by keywords alone."""
+    """Searches for one owner at a time. Without an embedder, and while it does not answer, by keywords alone.
+
+    Without an embedder ``database`` may be a connection: what its transaction wrote is then found.
+    """
 
     def __init__(self, database: Database, embedder: Embedder | None) -> None:
         self._database = database
@@ -124,17 +127,23 @@ class Search:
         keyword: Leg = {}
         vector: Leg = {}
 
+        async def by_keyword() -> None:
+            where, values = narrowing
+            statement = _KEYWORD.format(where=where, k1=K1, b=B)
+            keyword.update(_leg(await self._database.fetchrow(statement, owner.id, wanted, *values)))
+
         async def by_vector() -> None:
             made = await self._vector(query)
             if made is not None:
                 vector.update(await self._nearest(owner, made, narrowing))
 
+        if self._embedder is None:
+            await by_keyword()
+            return keyword, vector
         try:
             async with anyio.create_task_group() as legs:
                 legs.start_soon(by_vector)
-                where, values = narrowing
-                statement = _KEYWORD.format(where=where, k1=K1, b=B)
-                keyword = _leg(await self._database.fetchrow(statement, owner.id, wanted, *values))
+                await by_keyword()
         except BaseExceptionGroup as failures:
             raise ours_alone(failures) or failures from None
         return keyword, vector
