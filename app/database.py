@@ -66,6 +66,11 @@ def translate(place: str = "") -> Iterator[None]:
         if "clos" not in str(error):  # "connection is closed", "pool is closing": all else is misuse
             raise
         raise _unavailable(error, place) from error
+    except asyncpg.InternalClientError as error:
+        if "another operation" not in str(error):
+            raise
+        # the server's last words came between two statements, and asyncpg took the next one for its answer
+        raise _unavailable(error, place) from error
 
 
 def _unavailable(error: BaseException, place: str) -> Unavailable:

@@ -35,12 +35,13 @@ from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
 from app.telemetry import Metrics, configure_logging, open_metrics
-from app.workers import remember
+from app.workers import remember, upkeep
 from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
 from app.workers.loop import GroupConsumer, Handler
 from app.workers.recalling import Recaller
-from app.workers.remember import Bridge, Signal
+from app.workers.remember import Bridge
+from app.workers.upkeep import Signal
 
 Kind = Literal["generate", "background"]
 
@@ -176,9 +177,9 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
         debounce_s=settings.memory_debounce_s if model else None,
         stored=stored,
     )
-    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(remember.keep_tidy, database, memories, kept)]
+    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(upkeep.keep_tidy, database, memories, kept)]
     if embedder is not None:
-        beside.append(partial(remember.keep_embedded, database, embedder, stored))
+        beside.append(partial(upkeep.keep_embedded, database, embedder, stored))
     if model is not None:
         search = Search(database, embedder)
         beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)

@@ -56,9 +56,9 @@ class Rig:
 
     async def deliver(self) -> None:
         """What a worker does: takes, handles, acknowledges."""
-        for delivery in await self.take():
-            await self.bridge(delivery)
-            assert await self.groups.done(GROUP, delivery)
+        if batch := await self.take():
+            await self.bridge(batch)
+            assert await self.groups.done(GROUP, batch) == len(batch)
 
     async def lapse(self) -> None:
         """Every lease and pause ends now."""
@@ -86,7 +86,7 @@ class Rig:
             "remembered": "SELECT r.status FROM remembered r JOIN owners o ON o.id = r.owner",
         }
         return {
-            name: sorted(tuple(row) for row in await self.database.fetch(f"{select} WHERE o.user_id = $1", user))
+            name: sorted(map(tuple, await self.database.fetch(f"{select} WHERE o.user_id = $1", user)), key=repr)
             for name, select in selects.items()
         }
 

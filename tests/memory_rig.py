@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app import ids
 from app.database import Database
 from app.errors import Unavailable
-from app.memory.conversations import conversation_id, ensure_owner, keyed, store_turns
+from app.memory.conversations import NewTurns, conversation_id, ensure_owner, keyed, store_turns
 from app.memory.memories import Memories
 from app.memory.types import Draft, Memory, Origin, Owner, StoredTurn, Turn
 
@@ -75,10 +75,9 @@ async def say(
         for n, (key, (role, text)) in enumerate(zip(keyed(pairs, conversation), pairs, strict=True))
     ]
     async with database.transaction() as connection:
-        found, stored = await store_turns(
-            connection, owner, platform="reprise", external_id=thread, turns=turns, origin=Origin(**more)
-        )
-    assert found == conversation
+        said = NewTurns(owner=owner, platform="reprise", external_id=thread, turns=turns, origin=Origin(**more))
+        assert said.conversation == conversation
+        [stored] = await store_turns(connection, [said])
     return stored
 
 

@@ -114,3 +114,13 @@ def test_what_is_down_names_its_engine() -> None:
         raise asyncpg.TooManyConnectionsError("full")
     assert caught.value.details == {"engine": "postgresql"}
     assert caught.value.retry_after >= 1
+
+
+@pytest.mark.parametrize(
+    "said", ["cannot switch to state 11; another operation (2) is in progress", "got a wrong type"]
+)
+def test_a_server_that_died_between_two_statements_is_unavailable(said: str) -> None:
+    """What asyncpg makes of it; what else it says of itself stays."""
+    expected = Unavailable if "another operation" in said else asyncpg.InternalClientError
+    with pytest.raises(expected), translate():
+        raise asyncpg.InternalClientError(said)

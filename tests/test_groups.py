@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import anyio
 import pytest
 
 from app.chat import groups as groups_module
 from app.chat.groups import Delivery, Groups
 from app.chat.lifecycle import Lifecycle
-from app.errors import RepriseError
+from app.errors import RepriseError, Unavailable
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.workers import loop
 from app.workers.loop import GroupConsumer
 from tests.rig import claim, lifecycle_on, new_message, until
 
@@ -59,13 +63,13 @@ async def test_retention_starts_when_every_group_has_settled(lifecycle: Lifecycl
     [first] = await groups.take("remember", "t1", base, 10)
     [second] = await groups.take("notify", "t2", base, 10)
     assert (first.member, second.member) == ("acc/m", "acc/m")  # "before" is not theirs
-    assert await groups.done("remember", first)
+    assert await groups.done("remember", [first])
     assert await days_left(lifecycle, "m") > 29
     assert await lifecycle.redis.xlen(f"{base}finished") == 1
-    assert await groups.done("notify", second)
+    assert await groups.done("notify", [second])
     assert await days_left(lifecycle, "m") < 1
     assert await lifecycle.redis.xlen(f"{base}finished") == 0
-    assert not await groups.done("notify", second)
+    assert not await groups.done("notify", [second])
 
 
 async def test_a_consumer_that_lost_its_claim_acknowledges_nothing(lifecycle: Lifecycle, groups: Groups):
@@ -79,10 +83,10 @@ async def test_a_consumer_that_lost_its_claim_acknowledges_nothing(lifecycle: Li
     [taken] = await groups.take("remember", "t2", base, 10)
     assert (taken.member, taken.deliveries) == ("acc/m", 2)
     assert await groups.renew("remember", [paused]) == [paused]
-    assert not await groups.done("remember", paused)
+    assert not await groups.done("remember", [paused])
     assert await groups.fail("remember", paused, "late") == "lost"
     assert await days_left(lifecycle, "m") > 29
-    assert await groups.done("remember", taken)
+    assert await groups.done("remember", [taken])
 
 
 async def test_dead_letters_are_listed_requeued_and_dropped(lifecycle: Lifecycle, groups: Groups):
@@ -127,13 +131,16 @@ async def test_a_deleted_message_is_delivered_to_nobody(lifecycle: Lifecycle, gr
     assert [d.member for d in await groups.take("remember", "t", base, 10)] == ["acc/n"]
 
 
-async def test_the_loop_handles_retries_and_stops(lifecycle: Lifecycle, groups: Groups):
-    seen: list[str] = []
+async def test_the_loop_hands_over_together_what_waits_and_alone_what_failed_together(
+    lifecycle: Lifecycle, groups: Groups
+):
+    seen: list[list[str]] = []
 
-    async def handle(delivery: Delivery) -> None:
-        seen.append(f"{delivery.member}:{delivery.deliveries}")
-        if delivery.member == "acc/flaky" and delivery.deliveries < 3:
-            raise RepriseError("not yet")
+    async def handle(batch: Sequence[Delivery]) -> None:
+        seen.append([f"{d.member}:{d.deliveries}" for d in batch])
+        for delivery in batch:
+            if delivery.member == "acc/flaky" and delivery.deliveries < 3:
+                raise RepriseError("not yet")
 
     await groups.add("remember")
     for message_id in ("one", "flaky", "two"):
@@ -141,8 +148,95 @@ async def test_the_loop_handles_retries_and_stops(lifecycle: Lifecycle, groups: 
     consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
     async with anyio.create_task_group() as tg:
         tg.start_soon(consumer.run)
-        await until(lambda: len(seen) == 5)
+        await until(lambda: len(seen) == 6)
         consumer.stop()
-    assert sorted(seen) == ["acc/flaky:1", "acc/flaky:2", "acc/flaky:3", "acc/one:1", "acc/two:1"]
+    first = ["acc/one:1", "acc/flaky:1", "acc/two:1"]
+    assert seen == [first, *([one] for one in first), ["acc/flaky:2"], ["acc/flaky:3"]]
     for message_id in ("one", "flaky", "two"):
         assert await days_left(lifecycle, message_id) < 1
+
+
+async def test_an_engine_that_is_away_counts_against_no_delivery_however_often(
+    lifecycle: Lifecycle, groups: Groups, monkeypatch: pytest.MonkeyPatch
+):
+    """PROTOCOL M4."""
+    monkeypatch.setattr(groups_module, "AWAY_PAUSE_MS", 1)
+    monkeypatch.setattr(loop, "AWAY_S", 0.01)
+    seen: list[list[str]] = []
+
+    async def handle(batch: Sequence[Delivery]) -> None:
+        seen.append([f"{d.member}:{d.deliveries}" for d in batch])
+        if len(seen) < 2 * groups_module.MAX_DELIVERIES:
+            raise Unavailable("PostgreSQL does not answer")
+
+    await groups.add("remember")
+    for message_id in ("one", "two"):
+        await finish(lifecycle, message_id)
+    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(consumer.run)
+        for message_id in ("one", "two"):
+            await until(partial(retained, lifecycle, message_id))
+        consumer.stop()
+    assert {name for names in seen for name in names} == {"acc/one:1", "acc/two:1"}
+    assert len(seen) >= 2 * groups_module.MAX_DELIVERIES
+    assert await groups.dead_letters() == []
+
+
+async def retained(lifecycle: Lifecycle, message_id: str) -> bool:
+    """Whether the message's retention has begun: it was settled."""
+    return await days_left(lifecycle, message_id) < 1
+
+
+async def test_more_than_a_batch_is_handed_over_without_a_pause(
+    lifecycle: Lifecycle, groups: Groups, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "BATCH", 2)
+    monkeypatch.setattr(loop, "GATHER_S", 3600)
+    seen: list[int] = []
+
+    async def handle(batch: Sequence[Delivery]) -> None:
+        seen.append(len(batch))
+
+    await groups.add("remember")
+    for number in range(5):
+        await finish(lifecycle, f"m{number}")
+    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(consumer.run)
+        await until(lambda: len(seen) == 3)
+        tg.cancel_scope.cancel()
+    assert sorted(seen) == [1, 2, 2]
+
+
+async def test_a_batch_goes_on_while_one_of_its_claims_is_still_ours(
+    lifecycle: Lifecycle, groups: Groups, monkeypatch: pytest.MonkeyPatch
+):
+    """Lost one by one; with the last the handling is cancelled."""
+    monkeypatch.setattr(loop, "LEASE_MS", 80)
+    started, cancelled = anyio.Event(), anyio.Event()
+    lost: list[Delivery] = []
+
+    async def handle(batch: Sequence[Delivery]) -> None:
+        started.set()
+        try:
+            await anyio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    async def renew(group: str, deliveries: list[Delivery]) -> list[Delivery]:
+        lost.extend(deliveries[:1])
+        assert len(lost) > 1 or not cancelled.is_set()
+        return deliveries[:1]
+
+    await groups.add("remember")
+    for message_id in ("one", "two"):
+        await finish(lifecycle, message_id)
+    monkeypatch.setattr(groups, "renew", renew)
+    consumer = GroupConsumer(groups, lifecycle.keys, "remember", handle, Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(consumer.run)
+        await started.wait()
+        await until(cancelled.is_set)
+        consumer.stop()
+    assert [delivery.member for delivery in lost] == ["acc/one", "acc/two"]

@@ -9,8 +9,8 @@ import pytest
 
 from app.database import Database, migrate, open_pool
 from app.errors import ValidationFailed
-from app.memory.conversations import conversation_id, ensure_owner, find_owner, keyed, store_turns, turns_of
-from app.memory.types import Origin, Owner, Turn
+from app.memory.conversations import NewTurns, conversation_id, ensure_owner, find_owner, keyed, store_turns, turns_of
+from app.memory.types import Owner, Turn
 from app.settings import Settings
 from tests.memory_rig import at, dump, new_owner, say
 
@@ -96,7 +96,7 @@ async def test_a_transaction_that_breaks_off_leaves_nothing(database: Database, 
     turn = Turn(key="k", role="user", text="lost", said_at=at(0))
     with pytest.raises(RuntimeError):
         async with database.transaction() as connection:
-            await store_turns(connection, owner, platform="reprise", external_id="t", turns=[turn], origin=Origin())
+            await store_turns(connection, [NewTurns(owner=owner, platform="reprise", external_id="t", turns=[turn])])
             raise RuntimeError("killed")
     assert await dump(database, owner) == before
 
@@ -126,8 +126,8 @@ async def test_metadata_too_large_or_no_json_is_refused(database: Database, owne
         with pytest.raises(ValidationFailed, match="metadata"):
             async with database.transaction() as connection:
                 await store_turns(
-                    connection, owner, platform="p", external_id="t", turns=[], origin=Origin(), metadata=wrong
+                    connection, [NewTurns(owner=owner, platform="p", external_id="t", turns=[], metadata=wrong)]
                 )
     async with database.transaction() as connection:
         right = {"a": "\\u0000 spelled out"}
-        await store_turns(connection, owner, platform="p", external_id="t", turns=[], origin=Origin(), metadata=right)
+        await store_turns(connection, [NewTurns(owner=owner, platform="p", external_id="t", turns=[], metadata=right)])

@@ -10,7 +10,7 @@ import pytest
 from app.database import Database, migrate, open_pool
 from app.errors import NotFound
 from app.memory.memories import Memories
-from app.memory.remembered import Remembered, deleted
+from app.memory.remembered import Name, Remembered, decided
 from app.memory.search import Search
 from app.memory.types import Draft, Filters, Memory, Owner
 from app.settings import Settings
@@ -335,10 +335,8 @@ async def test_a_tombstone_is_seen_by_its_account_alone(database: Database, owne
     other = await new_owner(database)
     await bury(database, owner, "msg_1", memories=False)
     async with database.transaction() as connection:
-        assert await deleted(connection, owner.account, "msg_1", 1)
-        assert not await deleted(connection, owner.account, "msg_1", 2)
-        assert not await deleted(connection, owner.account, "msg_2", 1)
-        assert not await deleted(connection, other.account, "msg_1", 1)
+        names = [Name(owner.account, "msg_1", 1), Name(owner.account, "msg_1", 2), Name(owner.account, "msg_2", 1)]
+        assert await decided(connection, [*names, Name(other.account, "msg_1", 1)]) == {names[0]: None}
 
 
 async def bury(database: Database, owner: Owner, message_id: str, *, memories: bool) -> None:

@@ -22,7 +22,7 @@ from app.memory.times import When, when
 from app.memory.types import Draft, Hit, Memory, Turn
 from app.memory.words import normal
 from app.settings import Settings
-from tests.memory_rig import keep, new_owner
+from tests.memory_rig import Directions, keep, new_owner
 
 SAID = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 """A Saturday."""
@@ -290,6 +290,12 @@ async def test_what_matters_more_weighs_more() -> None:
 )
 async def test_without_an_embedder_words_give_the_category(text: str, categories: list[str]) -> None:
     assert [d.categories for d in await drafts(text)] == [categories]
+
+
+async def test_with_an_embedder_that_is_away_words_give_the_category() -> None:
+    space = Directions()
+    space.down = True
+    assert await categories.categorise(["I have asthma."], space) == [["health"]]
 
 
 async def test_with_an_embedder_the_nearest_prototype_gives_the_category() -> None:

@@ -100,6 +100,27 @@ async def test_a_new_turn_changes_the_windows_before_it(database: Database, owne
     assert (await found(search, owner, "violins"))[0] == TALK[4]
 
 
+@pytest.mark.parametrize("sizes", [[1] * 9, [2, 1, 3, 3], [5, 4], [8, 1]])
+async def test_a_conversation_that_grows_is_indexed_as_if_it_had_come_at_once(
+    database: Database, owner: Owner, sizes: list[int]
+) -> None:
+    said = [*TALK, *(f"{text} again" for text in TALK[:2]), "word " * 900][:9]
+    await say(database, owner, *said, thread="whole")
+    length = 0
+    for size in sizes:
+        length += size
+        await say(database, owner, *said[:length], thread="grown")
+    statement = """SELECT t.position, u.piece, u.text, u.length, p.term, p.count FROM units u
+        JOIN turns t ON t.id = u.turn JOIN conversations c ON c.id = t.conversation
+        JOIN postings p ON p.unit = u.id WHERE u.owner = $1 AND c.external_id = $2 ORDER BY 1, 2, 5"""
+    whole, grown = [await database.fetch(statement, owner.id, name) for name in ("whole", "grown")]
+    assert whole and [tuple(row) for row in grown] == [tuple(row) for row in whole]
+    async with database.transaction() as connection:
+        await refresh_windows(connection, owner, conversation_id(owner, "reprise", "whole"))
+    anew = await database.fetch(statement, owner.id, "whole")
+    assert [tuple(row) for row in anew] == [tuple(row) for row in whole]
+
+
 async def test_windows_are_right_after_turns_were_taken_out(database: Database, owner: Owner) -> None:
     search = Search(database, None)
     stored = await say(database, owner, *TALK)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
 import asyncpg
 import pytest
 from asyncpg.connection import Connection
+from redis.asyncio.client import Pipeline
 
 from app.chat import groups as groups_module
+from app.chat.lifecycle import Note
 from app.errors import RepriseError
 from app.llm.types import Turn
 from app.settings import Settings
@@ -60,6 +62,7 @@ class Points:
             for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_records_to_table"):
                 patch.setattr(Connection, name, self.wrap(getattr(Connection, name)))
             patch.setattr(redis, "execute_command", self.wrap(redis.execute_command))
+            patch.setattr(Pipeline, "execute", self.wrap(Pipeline.execute))
             yield
 
 
@@ -109,6 +112,88 @@ async def test_killed_after_any_step_and_delivered_again_the_rows_are_those_of_a
         assert await rig.rows(name) == wanted, f"killed after step {step} of {steps}"
         assert (await rig.memory(name))["status"] == "stored"
         assert await redis.xlen(f"{rig.lifecycle.keys.bases[0]}finished") == 0, f"step {step} is not acknowledged"
+
+
+TALK = [
+    ("ada", "t1", "I live in Lyon.", "A fine city."),
+    ("ada", "t1", "What is the weather like?", "It rains."),
+    ("ada", "t2", "I moved to Porto.", "By the sea."),
+    ("bob", "t1", "I live in Ghent.", "Noted."),
+    ("ada", "t1", "And tomorrow?", "It rains on."),
+    ("bob", "", "Tell me a joke.", "Two fish swim."),
+    ("ada", "t2", "My name is Ada.", "Hello Ada."),
+]
+"""Two users, conversations that go on, statements that supersede others."""
+
+
+async def tell(rig: Rig, mark: str) -> None:
+    """All of `TALK`, by users and in threads of its own."""
+    for number, (user, thread, said, answer) in enumerate(TALK):
+        await rig.finish(f"{mark}{number}", said, answer, user=f"{user}{mark}", thread=thread)
+
+
+async def test_however_deliveries_are_batched_the_rows_are_the_same(rig: Rig):
+    await tell(rig, "one")
+    for delivery in await rig.take():
+        await rig.bridge([delivery])
+        await rig.groups.done(GROUP, [delivery])
+    await tell(rig, "all")
+    await rig.deliver()
+    for user in ("ada", "bob"):
+        wanted, got = await rig.rows(f"{user}one"), await rig.rows(f"{user}all")
+        assert len(wanted["turns"]) == 2 * sum(name == user for name, *_ in TALK)
+        assert got == wanted
+    current = "SELECT m.text FROM memories m JOIN owners o ON o.id = m.owner WHERE o.user_id = $1 AND valid_to IS NULL"
+    for mark in ("one", "all"):
+        rows = await rig.database.fetch(current, f"ada{mark}")
+        assert {row["text"] for row in rows} == {"I moved to Porto.", "My name is Ada."}
+    for number in range(len(TALK)):
+        one, other = await rig.memory(f"one{number}"), await rig.memory(f"all{number}")
+        assert (one["status"], len(one["memory_ids"])) == (other["status"], len(other["memory_ids"]))
+
+
+async def test_a_batch_killed_after_any_step_and_delivered_again_leaves_the_rows_of_an_undisturbed_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    """PROTOCOL M2."""
+    points = Points()
+    await tell(rig, "calm")
+    with points.armed(monkeypatch, rig.lifecycle.redis, 0):
+        await rig.deliver()
+    steps = points.count
+    for step in range(1, steps + 1):
+        mark = f"killed{step}"
+        await tell(rig, mark)
+        with points.armed(monkeypatch, rig.lifecycle.redis, step), suppress(Killed):
+            await rig.deliver()
+        await rig.lapse()
+        await rig.deliver()
+        for user in ("ada", "bob"):
+            got = await rig.rows(f"{user}{mark}")
+            assert got == await rig.rows(f"{user}calm"), f"killed after step {step} of {steps}"
+        assert [(await rig.memory(f"{mark}{number}"))["status"] for number in range(len(TALK))] == ["stored"] * len(
+            TALK
+        )
+        assert await rig.lifecycle.redis.xlen(f"{rig.lifecycle.keys.bases[0]}finished") == 0
+
+
+async def test_one_message_that_cannot_be_remembered_does_not_keep_its_batch_from_it(rig: Rig):
+    for message_id in ("m1", "broken", "m2"):
+        await rig.finish(message_id, thread=message_id)
+    await rig.lifecycle.redis.delete(rig.lifecycle.keys.request("acc", "broken"))
+    consumer = GroupConsumer(rig.groups, rig.lifecycle.keys, GROUP, rig.bridge, Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(consumer.run)
+
+        async def stored() -> bool:
+            return [(await rig.memory(name))["status"] for name in ("m1", "broken", "m2")] == [
+                "stored",
+                "queued",
+                "stored",
+            ]
+
+        await until(stored)
+        consumer.stop()
 
 
 async def test_what_was_not_asked_for_or_did_not_complete_is_not_stored(rig: Rig):
@@ -173,8 +258,10 @@ async def test_a_status_is_never_told_of_another_message_of_the_same_id(rig: Rig
     await rig.lifecycle.redis.delete(rig.lifecycle.keys.message("acc", "m"), rig.lifecycle.keys.log("acc", "m"))
     await anyio.sleep(0.002)
     await rig.lifecycle.create(new_message("m"))
-    assert not await rig.lifecycle.note_remembered("acc", "m", first.created, "stored", ["mem_1"])
-    assert not await rig.lifecycle.note_remembered("acc", "gone", first.created, "stored", ["mem_1"])
+    await rig.lifecycle.note_remembered(
+        Note(account="acc", message_id=name, created=first.created, status="stored", memory_ids=["mem_1"])
+        for name in ("m", "gone")
+    )
     assert (await rig.memory("m"))["memory_ids"] == []
     assert await rig.lifecycle.read("acc", "gone") is None
 
@@ -184,7 +271,7 @@ async def test_a_message_deleted_before_it_is_remembered_never_is(rig: Rig):
     message = await rig.finish("m")
     [delivery] = await rig.take()
     await rig.kept.delete("acc", "ada", "m", message.created, memories=False)
-    await rig.bridge(delivery)  # its record is still there: the deletion has come as far as PostgreSQL
+    await rig.bridge([delivery])  # its record is still there: the deletion has come as far as PostgreSQL
     rows = await rig.rows()
     assert all(not rows[name] for name in rows)
     assert (await rig.memory("m"))["status"] == "skipped"
@@ -212,7 +299,7 @@ async def test_delete_wins_whichever_transaction_comes_first(rig: Rig, monkeypat
         await rig.kept.delete("acc", "ada", "m", message.created, memories=True)
 
     async def store() -> None:
-        await rig.bridge(delivery)
+        await rig.bridge([delivery])
 
     async def waits() -> bool:
         count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'reprise'"
@@ -280,7 +367,7 @@ async def test_with_the_database_away_a_delivery_fails_and_its_next_one_succeeds
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "fetchrow", refuse)
         with pytest.raises(RepriseError):
-            await rig.bridge(delivery)
+            await rig.bridge([delivery])
     assert (await rig.memory("m"))["status"] == "queued"
     await rig.lapse()
     await rig.deliver()

@@ -3,12 +3,14 @@
 Each group (remember, notify, …) gets every message that finishes after the group was added, at least once. A delivery
 is leased under a random claim token; renewing, acknowledging and failing check it, so a consumer that was paused and
 lost its claim changes nothing. A message's retention starts when every group it waited for has settled it: an engine
-that was away for a day loses nothing. A dead letter is unsettled until it is requeued and done, or dropped.
+that was away for a day loses nothing, and nothing becomes a dead letter for it. A dead letter is unsettled until it is
+requeued and done, or dropped.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -22,6 +24,8 @@ LEASE_MS = 15_000
 MAX_DELIVERIES = 5
 PAUSES_MS = (1_000, 5_000, 30_000, 120_000)
 """Pause before the next delivery after the first, second, … failure."""
+AWAY_PAUSE_MS = 5_000
+"""Pause before the next delivery after one that found an engine away."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -75,15 +79,24 @@ class Groups:
             lost += [ours[entry.decode()] for entry in reply]
         return lost
 
-    async def done(self, group: str, delivery: Delivery) -> bool:
-        """Acknowledges and settles; False when the claim is another's by now."""
-        args = (group, delivery.entry, delivery.token, delivery.member)
-        return bool(await self._scripts.run("group_done", delivery.base, *args))
+    async def done(self, group: str, deliveries: Sequence[Delivery]) -> int:
+        """Acknowledges and settles; how many were still ours: a claim that is another's by now is left alone."""
+        calls = [("group_done", d.base, (group, d.entry, d.token, d.member)) for d in deliveries]
+        return sum(map(int, await self._scripts.run_all(calls)))
 
     async def fail(self, group: str, delivery: Delivery, reason: str) -> Literal["retry", "dead", "lost"]:
         """Tries again after a pause, or puts the entry among the dead letters."""
         pause = PAUSES_MS[min(delivery.deliveries, len(PAUSES_MS)) - 1]
-        args = (group, delivery.entry, delivery.token, delivery.member, reason, MAX_DELIVERIES, pause)
+        return await self._failed(group, delivery, reason, MAX_DELIVERIES, pause)
+
+    async def hand_back(self, group: str, delivery: Delivery) -> None:
+        """It could not be handled, through no fault of its own: tried again after a pause, however often."""
+        await self._failed(group, delivery, "", 0, AWAY_PAUSE_MS)
+
+    async def _failed(
+        self, group: str, delivery: Delivery, reason: str, most: int, pause: int
+    ) -> Literal["retry", "dead", "lost"]:
+        args = (group, delivery.entry, delivery.token, delivery.member, reason, most, pause)
         reply = await self._scripts.run("group_fail", delivery.base, *args)
         return cast(Literal["retry", "dead", "lost"], reply.decode())
 

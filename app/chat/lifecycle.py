@@ -13,7 +13,7 @@ Who wins: the first script to put a final state. Afterwards append, finish, canc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -73,6 +73,18 @@ class NewMessage(msgspec.Struct, kw_only=True):
 Why = Literal["user", "unobserved", "deleted"]
 """Why a message is cancelled, as its ``message_cancelled`` says."""
 
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one message in memory. ``created``: of the message that is meant, for an id may come again."""
+
+    account: str
+    message_id: str
+    created: int
+    status: Literal["stored", "skipped", "failed"]
+    memory_ids: list[str] = []
+    error: str | None = None
+
+
 Claimed = tuple[Message, bytes, bytes]
 """A claimed message, its request as JSON, and the value of the restart event its attempt began with (or empty)."""
 
@@ -126,17 +138,15 @@ class Lifecycle:
             fields = await self.redis.hgetall(self.keys.message(account, message_id))
         return from_hash(f"{account}/{message_id}", cast(dict[bytes, bytes], fields)) if fields else None
 
-    async def read_many(self, account: str, message_ids: list[str]) -> list[Message | None]:
-        """`read` for several of one account, in one round trip, in the order asked."""
+    async def read_many(self, members: Sequence[str]) -> list[Message | None]:
+        """`read` for several (``<account>/<id>``), in one round trip, in the order asked."""
         with redis_door():
             async with self.redis.pipeline(transaction=False) as pipe:
-                for message_id in message_ids:
+                for member in members:
+                    account, _, message_id = member.partition("/")
                     pipe.hgetall(self.keys.message(account, message_id))
                 rows = await pipe.execute()
-        return [
-            from_hash(f"{account}/{message_id}", row) if row else None
-            for message_id, row in zip(message_ids, rows, strict=True)
-        ]
+        return [from_hash(member, row) if row else None for member, row in zip(members, rows, strict=True)]
 
     async def claim(self, account: str, message_id: str, worker: str, token: str) -> Claimed | None:
         """Takes the message for ``worker`` under ``token``; None when there is nothing to do (its place is freed)."""
@@ -231,18 +241,14 @@ class Lifecycle:
         with redis_door():
             return bool(await self.redis.exists(self.keys.tombstone(account, message_id)))
 
-    async def note_remembered(
-        self,
-        account: str,
-        message_id: str,
-        created: int,
-        status: Literal["stored", "skipped", "failed"],
-        memory_ids: list[str],
-        error: str | None = None,
-    ) -> bool:
-        """Has the status tell what became of a message in memory; False when the message is gone."""
-        args = (f"{account}/{message_id}", created, status, " ".join(memory_ids), error or "")
-        return bool(await self.scripts.run("message_remembered", self.keys.message_base(account, message_id), *args))
+    async def note_remembered(self, notes: Iterable[Note]) -> None:
+        """Has statuses tell what became of their messages in memory. Messages that are gone are passed over."""
+        calls: list[tuple[str, str, tuple[Any, ...]]] = []
+        for note in notes:
+            member = f"{note.account}/{note.message_id}"
+            args = (member, note.created, note.status, " ".join(note.memory_ids), note.error or "")
+            calls.append(("message_remembered", self._base(member), args))
+        await self.scripts.run_all(calls)
 
     async def expire(self, member: str) -> Message | None:
         """Ends a message whose deadline has passed; None when it has not, or has ended."""

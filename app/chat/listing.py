@@ -58,7 +58,7 @@ class MessageList:
         found: list[Message] = []
         for _ in range(MAX_SCANNED // CHUNK):
             rows = await self._rows(key, position)
-            messages = await self._lifecycle.read_many(account, [message_id for message_id, _ in rows])
+            messages = await self._lifecycle.read_many([f"{account}/{message_id}" for message_id, _ in rows])
             gone = [row[0] for row, message in zip(rows, messages, strict=True) if message is None]
             if gone:
                 with redis_door():

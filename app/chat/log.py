@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.chat.events import ATTEMPT_SPAN, Entry
+from app.chat.message import Message
 from app.chat.scripts import Redis, redis_door
+from app.redis_keys import Keys
 
 
 def decode(raw: tuple[bytes, dict[bytes, bytes]] | list[Any]) -> Entry:
@@ -24,7 +27,24 @@ async def read(redis: Redis, key: str, after: int = 0, count: int | None = None)
 
 async def read_attempt(redis: Redis, key: str, attempt: int) -> list[Entry]:
     """All events of one attempt."""
-    return await read(redis, key, after=max(0, attempt - 1) * ATTEMPT_SPAN)
+    return await read(redis, key, after=_before(attempt))
+
+
+async def read_finished(
+    redis: Redis, keys: Keys, messages: Sequence[Message]
+) -> list[tuple[bytes | None, list[Entry]]]:
+    """Of each message its request as JSON (None when it is gone) and all events of its last attempt; one round trip."""
+    with redis_door():
+        async with redis.pipeline(transaction=False) as pipe:
+            for message in messages:
+                pipe.get(keys.request(message.account, message.id))
+                pipe.xrange(keys.log(message.account, message.id), min=f"{_before(message.attempt) + 1}-0")
+            flat = await pipe.execute()
+    return [(flat[i], [decode(item) for item in flat[i + 1] or []]) for i in range(0, len(flat), 2)]
+
+
+def _before(attempt: int) -> int:
+    return max(0, attempt - 1) * ATTEMPT_SPAN
 
 
 async def bounds(redis: Redis, key: str) -> tuple[int, int] | None:

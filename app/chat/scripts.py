@@ -90,6 +90,15 @@ class Scripts:
                     results[i] = result
             return results
 
+    async def run_all(self, calls: list[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        """Many scripts in one round trip, none of which may fail. Raises Unavailable."""
+        results = await self.run_many(calls) if calls else []
+        for result in results:
+            if isinstance(result, Exception):
+                with redis_door():
+                    raise result
+        return results
+
     async def _pipeline(self, calls: list[tuple[str, str, tuple[Any, ...]]], *, by_sha: bool) -> list[Any]:
         async with self.redis.pipeline(transaction=False) as pipe:
             for code, base, args in calls:

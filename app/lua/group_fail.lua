@@ -1,10 +1,14 @@
--- ARGV: group, entry, claim token, M, reason, most deliveries, pause in ms. The entry is tried again after the pause, or
--- goes to the dead letters, where it stays unsettled: its message is kept and holds the reason as `x:<group>`. Returns 'retry', 'dead' or 'lost'.
+-- ARGV: group, entry, claim token, M, reason, most deliveries (0: this one does not count), pause in ms. The entry is
+-- tried again after the pause, or goes to the dead letters, where it stays unsettled: its message is kept and holds the
+-- reason as `x:<group>`. Returns 'retry', 'dead' or 'lost'.
 local group, entry = ARGV[1], ARGV[2]
 local token, deliveries = claim_of(group, entry)
 if token ~= ARGV[3] then return 'lost' end
 local now = now_ms()
-if deliveries < tonumber(ARGV[6]) then
+if ARGV[6] == '0' then
+  set_claim(group, entry, '', deliveries - 1, now + tonumber(ARGV[7]))
+  return 'retry'
+elseif deliveries < tonumber(ARGV[6]) then
   set_claim(group, entry, '', deliveries, now + tonumber(ARGV[7]))
   return 'retry'
 end

@@ -90,7 +90,7 @@ async def add(
             changed |= await _merge(connection, owner, twin, draft, replaced)
         else:
             memory = await _insert(connection, owner, key, draft, replaced, origin, extractor)
-            await index_memories(connection, owner, [memory], vectors)  # the next draft may be its twin
+            await index_memories(connection, owner, [memory], vectors, new=True)  # the next draft may be its twin
             changed = True
     if changed:
         await touch(connection, owner)

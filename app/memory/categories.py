@@ -15,9 +15,13 @@ import re
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from app.errors import Unavailable
 from app.memory.embedding import Embedder
+
+log = structlog.get_logger(__name__)
 
 NEAR = 0.28
 """Least score of a category that is given; below it a sentence has none."""
@@ -159,13 +163,19 @@ _prototypes: WeakKeyDictionary[Embedder, NDArray[np.float32]] = WeakKeyDictionar
 
 
 async def categorise(texts: list[str], embedder: Embedder | None) -> list[list[str]]:
-    """The categories of each text, best first, at most `MOST`; [] for one that fits nowhere."""
+    """The categories of each text, best first, at most `MOST`; [] for one that fits nowhere.
+
+    By their words alone without an embedder, or while it does not answer.
+    """
     if not texts:
         return []
-    if embedder is None:
+    try:
+        near = None if embedder is None else np.stack(await embedder.embed(texts)) @ (await _vectors(embedder)).T
+    except Unavailable as error:
+        log.warning("categories.by_words", reason=error.message)
+        near = None
+    if near is None:
         return [_by_words(text) for text in texts]
-    prototypes = await _vectors(embedder)
-    near = np.stack(await embedder.embed(texts)) @ prototypes.T
     scores = near.reshape(len(texts), len(_PROTOTYPES), -1).max(axis=2)
     return [_by_score(text, row) for text, row in zip(texts, scores, strict=True)]
 

@@ -12,7 +12,7 @@ Choices:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import asyncpg
@@ -20,7 +20,7 @@ import msgspec
 
 from app import ids
 from app.errors import ValidationFailed
-from app.memory.index import index_turns, refresh_windows
+from app.memory.index import Appended, Vectors, index_appended, index_turns, refresh_windows
 from app.memory.records import clean, lock, to_json, wrong_metadata
 from app.memory.types import Origin, Owner, StoredTurn, Turn
 
@@ -41,14 +41,34 @@ async def find_owner(rows: Rows, account: str, user: str) -> Owner | None:
 
 async def ensure_owner(connection: asyncpg.Connection, account: str, user: str) -> Owner:
     """The owner, made if need be. ``account`` must exist."""
-    await connection.execute(
-        "INSERT INTO owners (account, user_id) VALUES ($1, $2) ON CONFLICT (account, user_id) DO NOTHING",
-        account,
-        user,
+    return (await ensure_owners(connection, {(account, user)}))[account, user]
+
+
+async def ensure_owners(
+    connection: asyncpg.Connection, names: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Owner]:
+    """The owners by (account, user), made if need be. The accounts must exist."""
+    found = await _owners(connection, names)
+    # in one order: of two that make the same owners one waits for the other, and never both
+    if missing := sorted(set(names) - found.keys()):
+        await connection.execute(
+            """INSERT INTO owners (account, user_id) SELECT * FROM unnest($1::text[], $2::text[])
+            ON CONFLICT (account, user_id) DO NOTHING""",
+            [account for account, _ in missing],
+            [user for _, user in missing],
+        )
+        found |= await _owners(connection, missing)
+    return found
+
+
+async def _owners(connection: asyncpg.Connection, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], Owner]:
+    rows = await connection.fetch(
+        """SELECT o.id, o.account, o.user_id FROM owners o
+        JOIN unnest($1::text[], $2::text[]) AS g (account, user_id) USING (account, user_id)""",
+        [account for account, _ in names],
+        [user for _, user in names],
     )
-    owner = await find_owner(connection, account, user)
-    assert owner is not None
-    return owner
+    return {(row["account"], row["user_id"]): Owner(row["id"], row["account"], row["user_id"]) for row in rows}
 
 
 def conversation_id(owner: Owner, platform: str, external_id: str) -> str:
@@ -67,124 +87,149 @@ def keyed(pairs: Iterable[tuple[str, str]], conversation: str) -> list[str]:
     return keys
 
 
+class NewTurns(msgspec.Struct, frozen=True, kw_only=True):
+    """Turns to be stored as one conversation, which ``platform`` calls ``external_id``."""
+
+    owner: Owner
+    platform: str
+    external_id: str
+    turns: Sequence[Turn]
+    origin: Origin = Origin()
+    title: str | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def conversation(self) -> str:
+        return conversation_id(self.owner, self.platform, self.external_id)
+
+
 async def store_turns(
-    connection: asyncpg.Connection,
-    owner: Owner,
-    *,
-    platform: str,
-    external_id: str,
-    turns: Sequence[Turn],
-    origin: Origin,
-    title: str | None = None,
-    metadata: dict[str, Any] | None = None,
-    vectors: dict[str, Any] | None = None,
-) -> tuple[str, list[StoredTurn]]:
-    """Stores and indexes turns, each key once; the conversation's id and the turns as stored, in the order given.
+    connection: asyncpg.Connection, batch: Sequence[NewTurns], vectors: Vectors | None = None
+) -> list[list[StoredTurn]]:
+    """Stores and indexes turns, each key once; for each conversation the turns as stored, in the order given.
 
-    Turns that were forgotten are left out of the answer. New ones are appended to the conversation. To be called in
-    the caller's transaction. Raises ValidationFailed for metadata that cannot be stored.
+    Turns that were forgotten are left out of the answer. New ones are appended to their conversation. A conversation
+    may be in the batch once. To be called in the caller's transaction. Raises ValidationFailed for metadata that
+    cannot be stored.
     """
-    _check(metadata, turns)
-    await lock(connection, owner)
-    conversation = conversation_id(owner, platform, external_id)
-    given = {turn.key: msgspec.structs.replace(turn, text=clean(turn.text)) for turn in reversed(turns)}
-    given = dict(reversed(given.items()))
-    await _store_conversation(connection, owner, conversation, platform, external_id, origin, title, metadata)
-    gone = await forgotten(connection, owner, list(given))
-    wanted = [turn for key, turn in given.items() if key not in gone]
-    new = await _insert(connection, owner, conversation, wanted)
-    rows = await connection.fetch(
-        f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.key = ANY($2)",  # noqa: S608 - constants
-        owner.id,
-        [turn.key for turn in wanted],
-    )
-    stored = {row["key"]: to_turn(row, new=row["id"] in new) for row in rows}
-    result = [stored[turn.key] for turn in wanted]
-    if new:
-        await index_turns(connection, owner, [turn for turn in result if turn.new], vectors)
-    return conversation, result
-
-
-def _check(metadata: dict[str, Any] | None, turns: Sequence[Turn]) -> None:
-    errors = [
-        (field, reason)
-        for field, value in [
-            ("metadata", metadata or {}),
-            *((f"turns[{n}].metadata", t.metadata) for n, t in enumerate(turns)),
-        ]
-        if (reason := wrong_metadata(value))
+    for given in batch:
+        _check(given)
+    await lock(connection, *(given.owner for given in batch))
+    await _store_conversations(connection, batch)
+    wanted = [{turn.key: msgspec.structs.replace(turn, text=clean(turn.text)) for turn in _first(g)} for g in batch]
+    there = await _there(connection, [(g.owner, key) for g, turns in zip(batch, wanted, strict=True) for key in turns])
+    new = [
+        (given, [turn for key, turn in turns.items() if key not in there])
+        for given, turns in zip(batch, wanted, strict=True)
     ]
+    appended = await _append(connection, [(given, turns) for given, turns in new if turns])
+    await index_appended(connection, appended, vectors)
+    stored = there | {one.turn.key: one for more in appended for one in more.turns}
+    return [[one for key in turns if (one := stored[key]) is not None] for turns in wanted]
+
+
+def _first(given: NewTurns) -> list[Turn]:
+    """The turns, each key as it came first."""
+    return list({turn.key: turn for turn in reversed(given.turns)}.values())[::-1]
+
+
+def _check(given: NewTurns) -> None:
+    fields = [("metadata", given.metadata), *((f"turns[{n}].metadata", t.metadata) for n, t in enumerate(given.turns))]
+    errors = [(field, reason) for field, value in fields if (reason := wrong_metadata(value))]
     if errors:
         raise ValidationFailed(errors)
 
 
-async def _store_conversation(
-    connection: asyncpg.Connection,
-    owner: Owner,
-    conversation: str,
-    platform: str,
-    external_id: str,
-    origin: Origin,
-    title: str | None,
-    metadata: dict[str, Any] | None,
-) -> None:
+async def _store_conversations(connection: asyncpg.Connection, batch: Sequence[NewTurns]) -> None:
     await connection.execute(
         """INSERT INTO conversations AS c
             (id, owner, platform, external_id, title, agent_id, thread_id, source, metadata)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::jsonb[])
         ON CONFLICT (id) DO UPDATE SET
             title = coalesce(excluded.title, c.title), agent_id = coalesce(excluded.agent_id, c.agent_id),
             thread_id = coalesce(excluded.thread_id, c.thread_id), source = coalesce(excluded.source, c.source),
             metadata = c.metadata || excluded.metadata
-        WHERE c.owner = $2""",
-        conversation,
-        owner.id,
-        platform,
-        external_id,
-        title and clean(title),
-        origin.agent_id,
-        origin.thread_id,
-        origin.source,
-        to_json(metadata or {}),
+        WHERE c.owner = excluded.owner""",
+        [given.conversation for given in batch],
+        [given.owner.id for given in batch],
+        [given.platform for given in batch],
+        [given.external_id for given in batch],
+        [given.title and clean(given.title) for given in batch],
+        [given.origin.agent_id for given in batch],
+        [given.origin.thread_id for given in batch],
+        [given.origin.source for given in batch],
+        [to_json(given.metadata) for given in batch],
     )
 
 
-async def _insert(connection: asyncpg.Connection, owner: Owner, conversation: str, turns: list[Turn]) -> set[int]:
-    """The ids of the rows that were not there before. Positions have no holes: the owner is locked."""
-    keys = [turn.key for turn in turns]
-    known = await connection.fetch("SELECT key FROM turns WHERE owner = $1 AND key = ANY($2)", owner.id, keys)
-    there = {row["key"] for row in known}
-    turns = [turn for turn in turns if turn.key not in there]
+async def _there(connection: asyncpg.Connection, keys: Sequence[tuple[Owner, str]]) -> dict[str, StoredTurn | None]:
+    """By key, the turns that are stored already; None for one that was forgotten."""
+    rows = await connection.fetch(
+        f"""SELECT g.key AS given, t.id IS NULL AS forgotten, {TURN_COLUMNS}
+        FROM unnest($1::bigint[], $2::text[]) AS g (owner, key)
+        LEFT JOIN turns t ON t.owner = g.owner AND t.key = g.key
+        LEFT JOIN forgotten_turns f ON f.owner = g.owner AND f.key = g.key
+        WHERE t.id IS NOT NULL OR f.key IS NOT NULL""",  # noqa: S608 - constants
+        [owner.id for owner, _ in keys],
+        [key for _, key in keys],
+    )
+    return {row["given"]: None if row["forgotten"] else to_turn(row) for row in rows}
+
+
+async def _append(connection: asyncpg.Connection, new: Sequence[tuple[NewTurns, list[Turn]]]) -> list[Appended]:
+    """Writes turns that are not there. Positions have no holes: the owners are locked."""
+    if not new:
+        return []
+    flat = [(given, place, turn) for given, turns in new for place, turn in enumerate(turns)]
     rows = await connection.fetch(
         """INSERT INTO turns
             (conversation, owner, key, position, role, text, said_at, message_id, external_id, metadata)
-        SELECT $1, $2, g.key,
-            g.n + (SELECT coalesce(max(position), -1) FROM turns WHERE owner = $2 AND conversation = $1),
+        SELECT g.conversation, g.owner, g.key,
+            g.place + 1 + (SELECT coalesce(max(t.position), -1) FROM turns t WHERE t.conversation = g.conversation),
             g.role, g.text, g.said_at, g.message_id, g.external_id, g.metadata
-        FROM unnest($3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::jsonb[])
-            WITH ORDINALITY AS g (key, role, text, said_at, message_id, external_id, metadata, n)
-        ORDER BY g.n RETURNING id""",
-        conversation,
-        owner.id,
-        [turn.key for turn in turns],
-        [turn.role for turn in turns],
-        [turn.text for turn in turns],
-        [turn.said_at for turn in turns],
-        [turn.message_id for turn in turns],
-        [turn.external_id for turn in turns],
-        [to_json(turn.metadata) for turn in turns],
+        FROM unnest($1::text[], $2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::timestamptz[],
+                $8::text[], $9::text[], $10::jsonb[]) WITH ORDINALITY
+            AS g (conversation, owner, key, place, role, text, said_at, message_id, external_id, metadata, n)
+        ORDER BY g.n RETURNING id, key, position""",
+        [given.conversation for given, _, _ in flat],
+        [given.owner.id for given, _, _ in flat],
+        [turn.key for _, _, turn in flat],
+        [place for _, place, _ in flat],
+        [turn.role for _, _, turn in flat],
+        [turn.text for _, _, turn in flat],
+        [turn.said_at for _, _, turn in flat],
+        [turn.message_id for _, _, turn in flat],
+        [turn.external_id for _, _, turn in flat],
+        [to_json(turn.metadata) for _, _, turn in flat],
     )
-    new = {row["id"] for row in rows}
-    if new:
-        await connection.execute(
-            """UPDATE conversations SET created_at = said.first, updated_at = said.last
-            FROM (SELECT min(said_at) AS first, max(said_at) AS last FROM turns
-                  WHERE owner = $1 AND conversation = $2) said
-            WHERE owner = $1 AND id = $2""",
-            owner.id,
-            conversation,
+    written = {row["key"]: row for row in rows}
+    appended = [
+        Appended(
+            given.owner,
+            given.conversation,
+            written[turns[0].key]["position"],
+            [StoredTurn(id=written[turn.key]["id"], turn=turn, new=True) for turn in turns],
         )
-    return new
+        for given, turns in new
+    ]
+    await _grown(connection, appended)
+    return appended
+
+
+async def _grown(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
+    """The conversations are as old as their first turn and as new as their last."""
+    await connection.execute(
+        """UPDATE conversations c SET
+            created_at = CASE WHEN g.position = 0 THEN g.first ELSE least(c.created_at, g.first) END,
+            updated_at = CASE WHEN g.position = 0 THEN g.last ELSE greatest(c.updated_at, g.last) END
+        FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::timestamptz[]) AS g (id, position, first, last)
+        WHERE c.id = g.id""",
+        [more.conversation for more in appended],
+        [more.position for more in appended],
+        [min(one.turn.said_at for one in more.turns) for more in appended],
+        [max(one.turn.said_at for one in more.turns) for more in appended],
+    )
 
 
 async def forget_turns(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> list[dict[str, Any]]:

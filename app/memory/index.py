@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import asyncpg
 import structlog
@@ -38,20 +39,87 @@ def texts_of(turn: Turn) -> list[str]:
     return [f"{name}: {piece}" if name else piece for piece in pieces(turn.text)]
 
 
-async def index_turns(
-    connection: asyncpg.Connection, owner: Owner, turns: list[StoredTurn], vectors: Vectors | None = None
+class Appended(NamedTuple):
+    """Turns just written at the end of a conversation; ``position`` is the first one's."""
+
+    owner: Owner
+    conversation: str
+    position: int
+    turns: list[StoredTurn]
+
+
+class _Unit(NamedTuple):
+    """A unit to be written, of a turn or of a memory. ``window``: its terms and what they count."""
+
+    owner: int
+    turn: int | None
+    memory: str | None
+    piece: int
+    text: str
+    window: Mapping[str, float]
+
+
+async def index_appended(
+    connection: asyncpg.Connection, appended: Sequence[Appended], vectors: Vectors | None = None
 ) -> None:
-    """Indexes these turns, again if they were, and refreshes the windows of their neighbours."""
+    """Indexes turns that were appended, and refreshes the windows of those before them. Reads no more than these."""
+    reach = len(WINDOW) - 1
+    before = await _last_units(connection, [more for more in appended if more.position > 0], 2 * reach)
+    new: list[_Unit] = []
+    changed: list[_Window] = []
+    for more in appended:
+        old = before.get(more.conversation, [])
+        units = [(stored.id, piece, text) for stored in more.turns for piece, text in enumerate(texts_of(stored.turn))]
+        windows = _windows([text for _, text in old] + [text for _, _, text in units])
+        changed += [
+            _Window(more.owner.id, unit, window)
+            for (unit, _), window in zip(old[-reach:], windows[max(0, len(old) - reach) : len(old)], strict=True)
+        ]
+        new += [
+            _Unit(more.owner.id, turn, None, piece, text, window)
+            for (turn, piece, text), window in zip(units, windows[len(old) :], strict=True)
+        ]
+    await _insert(connection, new, vectors)
+    await _replace(connection, changed)
+
+
+async def _last_units(
+    connection: asyncpg.Connection, appended: Sequence[Appended], most: int
+) -> dict[str, list[tuple[int, str]]]:
+    """The last units (id and text) of each conversation before what was appended, in their order."""
+    if not appended:
+        return {}
+    rows = await connection.fetch(
+        """SELECT g.conversation, u.id, u.text FROM unnest($1::bigint[], $2::text[], $3::int[])
+            AS g (owner, conversation, position)
+        CROSS JOIN LATERAL (
+            SELECT u.id, u.text, t.position, t.id AS turn, u.piece FROM turns t JOIN units u ON u.turn = t.id
+            WHERE t.owner = g.owner AND t.conversation = g.conversation AND t.position < g.position
+            ORDER BY t.position DESC, t.id DESC, u.piece DESC LIMIT $4) u
+        ORDER BY u.position, u.turn, u.piece""",
+        [more.owner.id for more in appended],
+        [more.conversation for more in appended],
+        [more.position for more in appended],
+        most,
+    )
+    found: dict[str, list[tuple[int, str]]] = {}
+    for row in rows:
+        found.setdefault(row["conversation"], []).append((row["id"], row["text"]))
+    return found
+
+
+async def index_turns(connection: asyncpg.Connection, owner: Owner, turns: list[StoredTurn]) -> None:
+    """Indexes these turns, wherever they stand, again if they were, and refreshes the windows of their neighbours."""
     if not turns:
         return
     ids = [stored.id for stored in turns]
     await connection.execute("DELETE FROM units WHERE owner = $1 AND turn = ANY($2)", owner.id, ids)
-    rows = [
-        (owner.id, stored.id, None, piece, text, as_text((vectors or {}).get(text)))
+    units = [
+        _Unit(owner.id, stored.id, None, piece, text, {})
         for stored in turns
         for piece, text in enumerate(texts_of(stored.turn))
     ]
-    await _insert(connection, rows)
+    await _insert(connection, units)
     for conversation in await connection.fetch(
         "SELECT DISTINCT conversation FROM turns WHERE owner = $1 AND id = ANY($2)", owner.id, ids
     ):
@@ -76,17 +144,22 @@ async def unindex_turns(connection: asyncpg.Connection, owner: Owner, keys: list
 
 
 async def index_memories(
-    connection: asyncpg.Connection, owner: Owner, memories: list[Memory], vectors: Vectors | None = None
+    connection: asyncpg.Connection,
+    owner: Owner,
+    memories: list[Memory],
+    vectors: Vectors | None = None,
+    *,
+    new: bool = False,
 ) -> None:
-    """Indexes these memories, again if they were."""
-    await unindex_memories(connection, owner, [memory.id for memory in memories])
-    texts = [(memory, piece, text) for memory in memories for piece, text in enumerate(pieces(memory.text))]
-    rows = [
-        (owner.id, None, memory.id, piece, text, as_text((vectors or {}).get(text))) for memory, piece, text in texts
+    """Indexes these memories, again if they were; ``new``: they were not."""
+    if not new:
+        await unindex_memories(connection, owner, [memory.id for memory in memories])
+    units = [
+        _Unit(owner.id, None, memory.id, piece, text, _floats(Counter(terms(text))))
+        for memory in memories
+        for piece, text in enumerate(pieces(memory.text))
     ]
-    units = await _insert(connection, rows)
-    counts = {units[memory.id, piece]: Counter[str](terms(text)) for memory, piece, text in texts}
-    await _write_postings(connection, owner, {unit: _floats(count) for unit, count in counts.items()})
+    await _insert(connection, units, vectors)
 
 
 async def unindex_memories(connection: asyncpg.Connection, owner: Owner, ids: list[str]) -> None:
@@ -176,16 +249,49 @@ def as_text(vector: Vector | None) -> str | None:
     return None if vector is None else f"[{','.join(map(repr, vector.tolist()))}]"
 
 
-async def _insert(connection: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> dict[tuple[object, int], int]:
-    """Writes units; their ids by turn or memory and piece."""
-    written = await connection.fetch(
+async def _insert(connection: asyncpg.Connection, units: Sequence[_Unit], vectors: Vectors | None = None) -> None:
+    """Writes units and their postings."""
+    if not units:
+        return
+    rows = await connection.fetch(
         "INSERT INTO units (owner, turn, memory, piece, text, length, embedding) "
-        "SELECT r.owner, r.turn, r.memory, r.piece, r.text, 0, r.vector::vector FROM unnest("
-        "$1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[]"
-        ") AS r (owner, turn, memory, piece, text, vector) RETURNING id, turn, memory, piece",
-        *(list(column) for column in (zip(*rows, strict=True) if rows else [()] * 6)),
+        "SELECT r.owner, r.turn, r.memory, r.piece, r.text, r.length, r.vector::vector FROM unnest("
+        "$1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::text[], $6::real[], $7::text[]"
+        ") AS r (owner, turn, memory, piece, text, length, vector) RETURNING id, turn, memory, piece",
+        [unit.owner for unit in units],
+        [unit.turn for unit in units],
+        [unit.memory for unit in units],
+        [unit.piece for unit in units],
+        [unit.text for unit in units],
+        [sum(unit.window.values()) for unit in units],
+        [as_text((vectors or {}).get(unit.text)) for unit in units],
     )
-    return {(row["memory"] or row["turn"], row["piece"]): row["id"] for row in written}
+    ids = {(row["turn"], row["memory"], row["piece"]): row["id"] for row in rows}
+    await _post(connection, [_Window(u.owner, ids[u.turn, u.memory, u.piece], u.window) for u in units])
+
+
+class _Window(NamedTuple):
+    """What a written unit is found by."""
+
+    owner: int
+    unit: int
+    terms: Mapping[str, float]
+
+
+def _windows(texts: Sequence[str], wanted: Iterable[int] | None = None) -> list[dict[str, float]]:
+    """The windows of neighbouring units: of all, or of those at the places wanted."""
+    reach = len(WINDOW) - 1
+    places = list(range(len(texts)) if wanted is None else wanted)
+    near = {i: range(max(0, i - reach), min(len(texts), i + reach + 1)) for i in places}
+    own = {j: Counter[str](terms(texts[j])) for j in {j for i in places for j in near[i]}}
+    windows = []
+    for i in places:
+        window: dict[str, float] = {}
+        for j in near[i]:
+            for term, count in own[j].items():
+                window[term] = window.get(term, 0.0) + WINDOW[abs(i - j)] * count
+        windows.append(window)
+    return windows
 
 
 async def _refresh(connection: asyncpg.Connection, owner: Owner, conversation: str, changed: set[int] | None) -> None:
@@ -199,39 +305,43 @@ async def _refresh(connection: asyncpg.Connection, owner: Owner, conversation: s
     reach = len(WINDOW) - 1
     places = [i for i, row in enumerate(rows) if changed is None or row["turn"] in changed]
     due = sorted({j for i in places for j in range(max(0, i - reach), min(len(rows), i + reach + 1))})
-    needed = {j for i in due for j in range(max(0, i - reach), min(len(rows), i + reach + 1))}
-    own = {j: Counter[str](terms(rows[j]["text"])) for j in needed}
-    windows: dict[int, dict[str, float]] = {}
-    for i in due:
-        window: dict[str, float] = {}
-        for j in range(max(0, i - reach), min(len(rows), i + reach + 1)):
-            for term, count in own[j].items():
-                window[term] = window.get(term, 0.0) + WINDOW[abs(i - j)] * count
-        windows[rows[i]["id"]] = window
-    await _write_postings(connection, owner, windows)
+    windows = _windows([row["text"] for row in rows], due)
+    await _replace(
+        connection, [_Window(owner.id, rows[i]["id"], window) for i, window in zip(due, windows, strict=True)]
+    )
 
 
-async def _write_postings(
-    connection: asyncpg.Connection, owner: Owner, windows: Mapping[int, Mapping[str, float]]
-) -> None:
+async def _replace(connection: asyncpg.Connection, windows: Sequence[_Window]) -> None:
     """Replaces the postings and lengths of units."""
-    units = list(windows)
-    await connection.execute("DELETE FROM postings WHERE owner = $1 AND unit = ANY($2)", owner.id, units)
-    flat = [(term, unit, count) for unit, window in windows.items() for term, count in window.items()]
+    if not windows:
+        return
+    owners, units = [window.owner for window in windows], [window.unit for window in windows]
+    await connection.execute(
+        "DELETE FROM postings p USING unnest($1::bigint[], $2::bigint[]) AS g (owner, unit) "
+        "WHERE p.unit = g.unit AND p.owner = g.owner",
+        owners,
+        units,
+    )
+    await _post(connection, windows)
+    await connection.execute(
+        "UPDATE units u SET length = g.length FROM unnest($1::bigint[], $2::bigint[], $3::real[]) "
+        "AS g (owner, id, length) WHERE u.owner = g.owner AND u.id = g.id",
+        owners,
+        units,
+        [sum(window.terms.values()) for window in windows],
+    )
+
+
+async def _post(connection: asyncpg.Connection, windows: Sequence[_Window]) -> None:
+    """Writes postings of units that have none."""
+    flat = [(w.owner, term, w.unit, count) for w in windows for term, count in w.terms.items()]
     await connection.execute(
         "INSERT INTO postings (owner, term, unit, count) "
-        "SELECT $1, p.term, p.unit, p.count FROM unnest($2::text[], $3::bigint[], $4::real[]) AS p (term, unit, count)",
-        owner.id,
-        [term for term, _, _ in flat],
-        [unit for _, unit, _ in flat],
-        [count for _, _, count in flat],
-    )
-    await connection.execute(
-        "UPDATE units u SET length = l.length FROM unnest($2::bigint[], $3::real[]) AS l (id, length) "
-        "WHERE u.owner = $1 AND u.id = l.id",
-        owner.id,
-        units,
-        [sum(window.values()) for window in windows.values()],
+        "SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::real[])",
+        [owner for owner, _, _, _ in flat],
+        [term for _, term, _, _ in flat],
+        [unit for _, _, unit, _ in flat],
+        [count for _, _, _, count in flat],
     )
 
 

@@ -27,7 +27,7 @@ from app.database import Database
 from app.errors import Conflict, ExtractionFailed, NotFound, UpstreamFailed
 from app.memory import rules
 from app.memory.categories import categorise
-from app.memory.conversations import conversation_id, ensure_owner, find_owner, keyed, store_turns
+from app.memory.conversations import NewTurns, conversation_id, ensure_owner, find_owner, keyed, store_turns
 from app.memory.embedding import Embedder
 from app.memory.extract import Extractor
 from app.memory.memories import Memories
@@ -191,14 +191,8 @@ class Intake:
         owner = await ensure_owner(connection, given.account, given.user)
         conversation, origin = None, given.origin
         if given.infer:
-            conversation, stored = await store_turns(
-                connection,
-                owner,
-                platform=PLATFORM,
-                external_id=name,
-                turns=turns,
-                origin=origin,
-            )
+            said = NewTurns(owner=owner, platform=PLATFORM, external_id=name, turns=turns, origin=origin)
+            conversation, [stored] = said.conversation, await store_turns(connection, [said])
             new = {one.turn.key for one in stored if one.new}
             drafts = _of(drafts, new)
             origin = msgspec.structs.replace(origin, conversation=conversation)

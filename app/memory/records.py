@@ -40,10 +40,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     after: dict[str, Any] | None
 
 
-async def lock(connection: asyncpg.Connection, owner: Owner) -> None:
-    """Waits until no other transaction writes for this owner, and lets none until ours ends. Raises NotFound."""
-    found = await connection.fetchval("SELECT id FROM owners WHERE id = $1 FOR NO KEY UPDATE", owner.id)
-    if found is None:
+async def lock(connection: asyncpg.Connection, *owners: Owner) -> None:
+    """Waits until no other transaction writes for these owners, and lets none until ours ends. Raises NotFound.
+
+    Whoever needs several locks them in one call: in one order, two never wait for each other.
+    """
+    wanted = {owner.id for owner in owners}
+    rows = await connection.fetch(
+        "SELECT id FROM owners WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", sorted(wanted)
+    )
+    if len(rows) < len(wanted):
         raise NotFound("user", "nothing is remembered of this user")
 
 

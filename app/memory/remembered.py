@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -49,10 +49,40 @@ class Kept(msgspec.Struct, kw_only=True):
     content: list[dict[str, Any]]
 
 
-async def deleted(connection: Any, account: str, message_id: str, created_ms: int) -> bool:
-    """Whether this very message was deleted. To be asked with its owner locked."""
-    statement = "SELECT 1 FROM tombstones WHERE account = $1 AND message_id = $2 AND created_ms >= $3"
-    return await connection.fetchval(statement, account, message_id, created_ms) is not None
+class Name(NamedTuple):
+    """One message: an id may come again after its retention, for a message created later."""
+
+    account: str
+    message_id: str
+    created_ms: int
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """The done mark of one message, with its record and its content blocks."""
+
+    owner: Owner
+    message_id: str
+    created_ms: int
+    conversation: str
+    record: bytes
+    content: list[dict[str, Any]]
+
+
+async def decided(connection: Any, names: Sequence[Name]) -> dict[Name, Outcome | None]:
+    """Those of the messages that were remembered, with what became of them, or deleted: None. Their owners locked."""
+    rows = await connection.fetch(
+        f"""SELECT g.account, g.id, g.created, t.message_id IS NOT NULL AS deleted, r.message_id, r.created_ms,
+            r.status, r.reason, r.memory_ids
+        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS g (account, id, created)
+        LEFT JOIN tombstones t ON t.account = g.account AND t.message_id = g.id AND t.created_ms >= g.created
+        LEFT JOIN LATERAL (
+            {_OUTCOMES} WHERE r.account = g.account AND r.message_id = g.id AND r.created_ms = g.created) r ON true
+        WHERE t.message_id IS NOT NULL OR r.message_id IS NOT NULL""",  # noqa: S608 - constants
+        [name.account for name in names],
+        [name.message_id for name in names],
+        [name.created_ms for name in names],
+    )
+    return {Name(row["account"], row["id"], row["created"]): None if row["deleted"] else _outcome(row) for row in rows}
 
 
 async def still_there(connection: Any, owner: Owner, message_ids: Sequence[str]) -> set[str]:
@@ -61,38 +91,25 @@ async def still_there(connection: Any, owner: Owner, message_ids: Sequence[str])
     return {row["message_id"] for row in await connection.fetch(statement, owner.id, list(message_ids))}
 
 
-async def outcome(connection: Any, account: str, message_id: str, created_ms: int) -> Outcome | None:
-    """What became of this very message, None when nothing has yet."""
-    row = await connection.fetchrow(f"{_OUTCOME} AND r.created_ms = $3", account, [message_id], created_ms)
-    return _outcome(row) if row else None
-
-
-async def mark(
-    connection: Any,
-    owner: Owner,
-    message_id: str,
-    created_ms: int,
-    *,
-    conversation: str,
-    record: bytes,
-    content: list[dict[str, Any]],
-) -> None:
-    """The done mark. It takes the place of an older message's that had the same id."""
+async def mark(connection: Any, marks: Sequence[Mark]) -> None:
+    """Writes done marks. One takes the place of an older message's that had the same id."""
     await connection.execute(
         """INSERT INTO remembered (account, message_id, created_ms, owner, conversation, status, record, content)
-           VALUES ($1, $2, $3, $4, $5, 'stored', $6, $7)
+           SELECT account, message_id, created_ms, owner, conversation, 'stored', record, content
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[])
+               AS g (account, message_id, created_ms, owner, conversation, record, content)
            ON CONFLICT (account, message_id) DO UPDATE SET
                created_ms = excluded.created_ms, owner = excluded.owner, conversation = excluded.conversation,
                status = excluded.status, reason = NULL, record = excluded.record, content = excluded.content,
                noted = true, at = now()
            WHERE remembered.created_ms < excluded.created_ms""",
-        owner.account,
-        message_id,
-        created_ms,
-        owner.id,
-        conversation,
-        record,
-        msgspec.json.encode(content),
+        [one.owner.account for one in marks],
+        [one.message_id for one in marks],
+        [one.created_ms for one in marks],
+        [one.owner.id for one in marks],
+        [one.conversation for one in marks],
+        [one.record for one in marks],
+        [msgspec.json.encode(one.content) for one in marks],
     )
 
 

@@ -89,6 +89,11 @@ async def draft(turns: list[Turn], embedder: Embedder | None, existing: Sequence
     return drafts
 
 
+def statements(turns: list[Turn]) -> list[str]:
+    """The texts that `draft` would look at."""
+    return [one.text for one in _statements(turns)]
+
+
 def probes(turns: list[Turn]) -> list[str]:
     """What to search the owner's memories for before `draft`: mostly nothing. A dozen hits of each will do."""
     found: dict[str, None] = {}

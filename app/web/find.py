@@ -30,7 +30,13 @@ class Finder:
 
     async def visible_many(self, bearer: Bearer, message_ids: list[str]) -> list[Message]:
         """Those of several messages that the bearer may know of, in the order asked."""
-        found = dict(zip(message_ids, await self._lifecycle.read_many(bearer.account, message_ids), strict=True))
+        found = dict(
+            zip(
+                message_ids,
+                await self._lifecycle.read_many([f"{bearer.account}/{one}" for one in message_ids]),
+                strict=True,
+            )
+        )
         gone = [message_id for message_id, message in found.items() if message is None]
         rows = {**found, **(await self._past(bearer.account, gone))} if gone else found
         return [row for row in rows.values() if row is not None and may_see(bearer, row.id, row.user)]

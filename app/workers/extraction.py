@@ -16,7 +16,7 @@ Choices:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ import anyio
 import msgspec
 import structlog
 
-from app.chat.lifecycle import Lifecycle
+from app.chat.lifecycle import Lifecycle, Note
 from app.database import Database
 from app.errors import ExtractionFailed, Unavailable, UpstreamFailed
 from app.memory import remembered
@@ -71,17 +71,18 @@ class Read(NamedTuple):
     last: int
 
 
-async def schedule(connection: Any, owner: Owner, conversation: str, debounce_s: float) -> None:
-    """New turns were stored: the conversation is due after a pause. In the transaction that stores them."""
+async def schedule(connection: Any, conversations: Sequence[tuple[Owner, str]], debounce_s: float) -> None:
+    """New turns were stored: the conversations are due after a pause. In the transaction that stores them."""
     await connection.execute(
         """INSERT INTO extractions AS e (conversation, owner, due_at, since)
-           VALUES ($1, $2, now() + $3::interval, now())
+           SELECT g.conversation, g.owner, now() + $3::interval, now()
+           FROM unnest($1::text[], $2::bigint[]) AS g (conversation, owner)
            ON CONFLICT (conversation) DO UPDATE SET
                since = coalesce(e.since, now()), tries = 0,
                due_at = least(now() + $3::interval, coalesce(e.since, now()) + $4 * $3::interval)
-           WHERE e.owner = $2""",
-        conversation,
-        owner.id,
+           WHERE e.owner = excluded.owner""",
+        [conversation for _, conversation in conversations],
+        [owner.id for owner, _ in conversations],
         timedelta(seconds=debounce_s),
         LONGEST_PAUSE,
     )
@@ -305,10 +306,17 @@ class Extraction:
 
     async def _tell(self, account: str, outcomes: list[Outcome]) -> None:
         """Has the messages' statuses tell of their memories."""
-        for one in outcomes:
-            await self._lifecycle.note_remembered(
-                account, one.message_id, one.created_ms, one.status, one.memory_ids, one.reason
+        await self._lifecycle.note_remembered(
+            Note(
+                account=account,
+                message_id=one.message_id,
+                created=one.created_ms,
+                status=one.status,
+                memory_ids=one.memory_ids,
+                error=one.reason,
             )
+            for one in outcomes
+        )
         if outcomes:
             await self._kept.noted(account, outcomes)
 
