@@ -9,7 +9,6 @@ the direct path; with ``lite-`` in front the same model is asked through litellm
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import shutil
@@ -230,10 +229,15 @@ def lay_data(data: Path) -> None:
     subprocess.run(["cp", "-a", _first_start(), data], check=True)  # it keeps the owners, which shutil does not
 
 
+def remove_first_start() -> None:
+    """Removes what `lay_data` copies from, if it was ever called: at the end of a test session."""
+    if _first_start.cache_info().currsize:
+        shutil.rmtree(_first_start().parent, ignore_errors=True)
+
+
 @functools.cache
 def _first_start() -> Path:
     place = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
 
     async def start(data: Path) -> None:
         async with hold(data) as home, embedded(home) as engines:
