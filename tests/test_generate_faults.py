@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from app.chat.lifecycle import Lifecycle
-from app.chat.scripts import Redis, Scripts
+from app.chat.scripts import Call, Redis, Scripts
 from app.errors import Unavailable
 from app.llm.types import Delta, Request, Stop, Text
 from app.redis_keys import Keys
@@ -38,6 +38,14 @@ class LossyScripts(Scripts):
             self.lose[name] -= 1
             raise Unavailable("the reply was lost")
         return reply
+
+    async def run_many(self, calls: list[Call]) -> list[Any]:
+        replies = await super().run_many(calls)
+        for name, _, _ in calls:
+            if self.lose.get(name, 0) > 0:
+                self.lose[name] -= 1
+                raise Unavailable("the replies were lost")
+        return replies
 
 
 class LossyLifecycle(Lifecycle):

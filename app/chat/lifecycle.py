@@ -3,9 +3,10 @@
 Choices:
 
 1. A step that also moves the account's queue is two scripts, the message's first. What dies between them is found by
-   `liveness` (a lapsed lease or a check that is due) and finished from the message's own state.
+   `liveness` (a lapsed lease or a check that is due) and finished from the message's own state. What a first token
+   waits for is one script of both where one partition holds both: a round trip less, and nothing to die between them.
 2. The caller of a step is answered only after both scripts; a message whose creation the queue refuses is taken back.
-   A twin that arrives under the same Idempotency-Key inside that very moment may be told of a message that is gone.
+   A twin that arrives under the same Idempotency-Key between two scripts may be told of a message that is gone.
 3. The account's feed event is posted in the script that frees the message's place, so a repair repeats nothing.
 
 Who wins: the first script to put a final state. Afterwards append, finish, cancel, expire and abandon change nothing.
@@ -110,27 +111,27 @@ class Lifecycle:
         """
         base, member = self.keys.message_base(new.account, new.id), f"{new.account}/{new.id}"
         nonce = ids.token()
-        reply = await self.scripts.run_durably(
-            "message_create",
-            base,
-            member,
-            nonce,
-            new.retention_s,
-            new.deadline_s * 1000,
-            new.unseen_s,
-            new.digest,
-            new.request,
+        create = (
+            *(member, nonce, new.retention_s, new.deadline_s * 1000, new.unseen_s, new.digest, new.request),
             *_creation_fields(new),
         )
+        message = _as_created(new)
+        _, queue_base, enter = self.queue.enter(message, new.max_running, new.max_queued)
+        if queue_base == base:
+            reply = await self.scripts.run_durably("message_create_enter", base, len(create), *create, *enter)
+        else:
+            reply = await self.scripts.run_durably("message_create", base, *create)
+            if reply[0] == b"created":
+                message.created = int(reply[1])
+                name, queue_base, enter = self.queue.enter(message, new.max_running, new.max_queued)
+                if not await self.scripts.run(name, queue_base, *enter):
+                    await self.scripts.run("message_undo", base, member, nonce)
+                    reply = [b"full"]
         if reply[0] == b"taken":
             raise Conflict(TAKEN_ONCE if new.digest else TAKEN, message_id=new.id)
-        created = int(reply[1])
-        if reply[0] == b"created":
-            message = _as_created(new, created)
-            if not await self.queue.enter(message, new.max_running, new.max_queued):
-                await self.scripts.run("message_undo", base, member, nonce)
-                raise RateLimited(f"the account already has {new.max_queued} messages waiting", retry_after=1)
-        return created
+        if reply[0] == b"full":
+            raise RateLimited(f"the account already has {new.max_queued} messages waiting", retry_after=1)
+        return int(reply[1])
 
     async def read(self, account: str, message_id: str) -> Message | None:
         """The message, or None when it never was, is deleted, or is past its retention."""
@@ -359,11 +360,11 @@ def _creation_fields(new: NewMessage) -> list[str | bytes | int]:
     ]
 
 
-def _as_created(new: NewMessage, created: int) -> Message:
+def _as_created(new: NewMessage) -> Message:
+    """The message but for its time."""
     fields = _creation_fields(new)
     named = {
         str(k).encode(): v if isinstance(v, bytes) else str(v).encode()
         for k, v in zip(fields[::2], fields[1::2], strict=True)
     }
-    stamp = str(created).encode()
-    return from_hash(f"{new.account}/{new.id}", named | {b"s": b"pending", b"c": stamp, b"u": stamp})
+    return from_hash(f"{new.account}/{new.id}", named | {b"s": b"pending"})

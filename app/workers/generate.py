@@ -92,6 +92,8 @@ class GenerateWorker:
         self._wake = anyio.Event()
         self._ended = anyio.Event()
         self._stopping = False
+        self._full = False
+        self._until_idle = False
         self._turn = 0
         self.writer = Writer(lifecycle)
         self.heart = Heart(lifecycle, "generate", self._owned, self._on_lost)
@@ -107,13 +109,14 @@ class GenerateWorker:
 
     async def run(self, *, until_idle: bool = False) -> None:
         """Claims and generates until `stop`, or until nothing waits any more; returns when the last one has ended."""
+        self._until_idle = until_idle
         await self._first_beat()
         async with anyio.create_task_group() as background:
             background.start_soon(self.writer.run)
             background.start_soon(self.heart.run)
             background.start_soon(self._watch)
             async with anyio.create_task_group() as generations:
-                await self._claim_loop(generations, until_idle)
+                await self._claim_loop(generations)
             background.cancel_scope.cancel()
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):
             await self._goodbye()
@@ -147,7 +150,7 @@ class GenerateWorker:
         except Unavailable:
             log.warning("worker.goodbye_failed", worker=self.heart.name)
 
-    async def _claim_loop(self, generations: TaskGroup, until_idle: bool) -> None:
+    async def _claim_loop(self, generations: TaskGroup) -> None:
         while not self._stopping:
             self._wake = anyio.Event()
             wake = self._wake
@@ -160,9 +163,9 @@ class GenerateWorker:
             for member in taken:
                 generation = self._running[member] = Generation(member)
                 generations.start_soon(self._generate, generation)
-            if taken:
-                continue
-            if until_idle and not self._running:
+            # a slot that comes free is news only where more may wait than there was room for
+            self._full = len(self._running) >= self._settings.worker_slots
+            if self._until_idle and not self._running:
                 return
             with anyio.move_on_after(POLL_S):
                 await wake.wait()
@@ -220,7 +223,8 @@ class GenerateWorker:
         finally:
             del self._running[generation.member]
             self._ended.set()
-            self._wake.set()
+            if self._full or self._until_idle:
+                self._wake.set()
 
     async def _claim_message(self, member: str, token: str) -> Claimed | None:
         """Asks until it is answered: were only the reply lost, the message would be with a worker that is alive and
@@ -241,22 +245,14 @@ class GenerateWorker:
     ) -> None:
         generation.message = message
         generation.heard = time.monotonic()
-        outbox = Outbox(message, token, restart, lambda: generation.stop("lost"))
+        opening = self._lifecycle.queue.started(message) if message.attempt == 1 else None
+        outbox = Outbox(message, token, restart, lambda: generation.stop("lost"), opening)
         assembler = Assembler(message.id, message.model)
         failure: UpstreamFailed | None = None
-        async with anyio.create_task_group() as beside:
-            if message.attempt == 1:
-                beside.start_soon(self._tell_feed, message)  # the first token does not wait for it
-            with generation.scope:
-                failure = await self._try(generation, outbox, assembler, request)
+        with generation.scope:
+            failure = await self._try(generation, outbox, assembler, request)
         with anyio.CancelScope(shield=True):
             await self._conclude(generation, outbox, assembler, failure)
-
-    async def _tell_feed(self, message: Message) -> None:
-        try:
-            await self._lifecycle.queue.started(message)
-        except Unavailable as error:
-            self._metrics.unavailable(error)
 
     async def _try(
         self, generation: Generation, outbox: Outbox, assembler: Assembler, request: bytes
