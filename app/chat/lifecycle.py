@@ -23,7 +23,7 @@ import structlog
 from app import ids
 from app.chat.events import error_value
 from app.chat.message import Message, Storing, from_hash
-from app.chat.queue import Queue
+from app.chat.queue import LEASE_MS, Queue
 from app.chat.scripts import Redis, Scripts, pairs, redis_door
 from app.errors import Conflict, NotFound, RateLimited, Unavailable
 from app.redis_keys import Keys
@@ -89,6 +89,9 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 Claimed = tuple[Message, bytes, bytes]
 """A claimed message, its request as JSON, and the value of the restart event its attempt began with (or empty)."""
 
+Taken = tuple[str, Claimed | None]
+"""A message that was taken from the queue, and its claim unless that is yet to be made."""
+
 
 class Lifecycle:
     """Steps of messages in one Redis. Every method raises `Unavailable` when Redis does not answer."""
@@ -149,19 +152,27 @@ class Lifecycle:
                 rows = await pipe.execute()
         return [from_hash(member, row) if row else None for member, row in zip(members, rows, strict=True)]
 
+    async def take(self, base: str, most: int, worker: str, token: str) -> list[Taken]:
+        """Takes up to ``most`` waiting messages of the partition, accounts in turn, each with a running slot.
+
+        They are claimed by the same step where there is one partition; elsewhere each is yet to be claimed. After
+        Unavailable `taken` must be asked what it took.
+        """
+        if len(self.keys.bases) > 1:
+            return [(member, None) for member in await self.queue.claim(base, most)]
+        return await self._take(base, most, worker, token, again=0)
+
+    async def taken(self, base: str, worker: str, token: str) -> list[Taken]:
+        """What a `take` whose answer was lost has claimed; it takes nothing more, should it only run now."""
+        return [] if len(self.keys.bases) > 1 else await self._take(base, 0, worker, token, again=1)
+
     async def claim(self, account: str, message_id: str, worker: str, token: str) -> Claimed | None:
         """Takes the message for ``worker`` under ``token``; None when there is nothing to do (its place is freed)."""
         member = f"{account}/{message_id}"
         reply = await self.scripts.run(
             "message_claim", self.keys.message_base(account, message_id), member, worker, token
         )
-        if reply[0] == b"claimed":
-            return from_hash(member, pairs(reply[5:])), reply[3], reply[4]
-        if reply[0] == b"final":
-            await self.queue.leave(from_hash(member, pairs(reply[1:])))
-        elif reply[0] == b"gone":
-            await self.queue.forget(account, message_id)
-        return None
+        return await self._claimed(member, reply)
 
     async def finish(
         self,
@@ -301,6 +312,21 @@ class Lifecycle:
             await self.queue.offer(message)
         with redis_door():
             await self.redis.zrem(f"{self._base(member)}check", member)
+
+    async def _take(self, base: str, most: int, worker: str, token: str, again: int) -> list[Taken]:
+        flat = await self.scripts.run("message_take", base, most, LEASE_MS, worker, token, again)
+        replies = [(member.decode(), reply) for member, reply in zip(flat[::2], flat[1::2], strict=True)]
+        claims = [(member, await self._claimed(member, reply)) for member, reply in replies]
+        return [(member, claimed) for member, claimed in claims if claimed is not None]
+
+    async def _claimed(self, member: str, reply: list[Any]) -> Claimed | None:
+        if reply[0] == b"claimed":
+            return from_hash(member, pairs(reply[5:])), reply[3], reply[4]
+        if reply[0] == b"final":
+            await self.queue.leave(from_hash(member, pairs(reply[1:])))
+        elif reply[0] == b"gone":
+            await self.queue.forget(*member.split("/", 1))
+        return None
 
     async def _abandon(self, member: str, how: str, who: str, reason: str) -> Message | None:
         reply = await self.scripts.run(
