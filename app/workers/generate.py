@@ -108,6 +108,11 @@ class GenerateWorker:
             keys.channel(f"ctl:{self.heart.name}"): lambda member: self._on_lost(member.decode()),
         }
 
+    @property
+    def busy(self) -> bool:
+        """Whether messages are under way."""
+        return bool(self._running)
+
     async def run(self, *, until_idle: bool = False) -> None:
         """Claims and generates until `stop`, or until nothing waits any more; returns when the last one has ended."""
         self._until_idle = until_idle
