@@ -6,9 +6,9 @@ Choices:
    command, a tenth and more of what a command costs, for a write that cannot wait: with nothing else in the transport's
    buffer, a command well below its high-water mark is taken at once. Only such a command is sent without the timer.
    Waiting for the reply is bounded as ever.
-2. A connection that is idle and in order is handed over without the pool's condition, timer and events, and a command
-   on it goes past the bookkeeping for retries and metrics: half of what a command costs. One that fails there is tried
-   as redis-py tries it.
+2. A connection that is idle and in order is handed over without the pool's condition, timer and events, and commands
+   on it go past the bookkeeping for retries and metrics: half of what they cost. Those that fail there are tried as
+   redis-py tries them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, RedisCluster
 from redis.asyncio import Redis as StandaloneRedis
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 AT_ONCE_BYTES = 16_384
 """Largest command sent without a timer; asyncio's high-water mark is 64 KB."""
@@ -110,3 +111,32 @@ class PromptRedis(StandaloneRedis):
         finally:
             await pool.release(connection)
         return await cast(Any, super()).execute_command(*args, **options)
+
+    async def execute_many(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """The replies of commands in one round trip. An error is one of them, not raised."""
+        pool: Any = self.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection) for _ in commands]
+        except RedisConnectionError:
+            if connection.retry.get_retries() == 0:
+                raise
+        finally:
+            await pool.release(connection)
+        return await execute_pipeline(self, commands)
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+async def execute_pipeline(redis: StandaloneRedis | RedisCluster, commands: list[tuple[Any, ...]]) -> list[Any]:
+    """As `PromptRedis.execute_many`, with redis-py's own pipeline."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        return list(await pipe.execute(raise_on_error=False))

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptSocketConnection
+from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptRedis, PromptSocketConnection
 from app.resources import redis_client
 from app.settings import Settings
 
@@ -88,6 +88,27 @@ async def test_a_connection_that_was_lost_or_left_in_the_middle_is_not_used_agai
             await client.execute_command("NO-SUCH-COMMAND")
         assert await client.echo(b"still mine") == b"still mine"
         assert await other.lpush(key, "x") == 1
+    finally:
+        await client.aclose()
+        await other.aclose()
+
+
+async def test_several_at_once_answer_in_order_with_their_errors_also_over_a_lost_connection(
+    settings: Settings,
+) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    other = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    assert isinstance(client, PromptRedis)
+    try:
+        for lost in (False, True):
+            if lost:
+                await other.client_kill_filter(_id=await client.client_id())
+            first, error, last = await client.execute_many(
+                [("ECHO", "a"), ("NO-SUCH-COMMAND",), ("ECHO", b"b" * 99_999)]
+            )
+            assert (first, last) == (b"a", b"b" * 99_999)
+            assert isinstance(error, ResponseError)
+        assert await client.echo(b"in step") == b"in step"
     finally:
         await client.aclose()
         await other.aclose()

@@ -16,6 +16,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio import RedisCluster
 
+from app.redis_connections import PromptRedis, execute_pipeline
 from app.redis_door import Redis, redis_door
 
 __all__ = ["Call", "Redis", "Script", "Scripts", "pairs", "redis_door"]
@@ -110,17 +111,11 @@ class Scripts:
         return results
 
     async def _pipeline(self, calls: list[Call], *, by_sha: bool) -> list[Any]:
-        if len(calls) == 1:  # half the cost of a pipeline
-            code, base, args = calls[0]
-            try:
-                return [await self.redis.execute_command("EVALSHA" if by_sha else "EVAL", code, 1, base, *args)]
-            except redis_errors.ResponseError as error:
-                return [error]
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for code, base, args in calls:
-                # the methods of this name are barred on a cluster's pipeline, though each call has its own slot
-                pipe.execute_command("EVALSHA" if by_sha else "EVAL", code, 1, base, *args)
-            return list(await pipe.execute(raise_on_error=False))
+        # by name: the methods are barred on a cluster's pipeline, though each call has its own slot
+        commands = [("EVALSHA" if by_sha else "EVAL", code, 1, base, *args) for code, base, args in calls]
+        if isinstance(self.redis, PromptRedis):
+            return await self.redis.execute_many(commands)
+        return await execute_pipeline(self.redis, commands)
 
 
 def _read(name: str) -> str:
