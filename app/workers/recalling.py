@@ -32,7 +32,7 @@ from app.memory.types import Hit
 from app.settings import Settings
 
 RETRY_S = 1.0
-QUIET_S = 1.0
+QUIET_S = 3.0
 """How long no message must have been under way before vectors are loaded."""
 PATIENCE_S = 30.0
 """The longest they wait for that."""
