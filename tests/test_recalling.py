@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.workers import recalling
 from app.workers.recalling import Recaller
 from tests.memory_rig import at
+from tests.rig import until
 
 ASKED = Request(messages=[Turn("user", "What do I drink?")])
 
@@ -77,3 +78,37 @@ async def test_before_the_store_is_open_it_says_so(monkeypatch: pytest.MonkeyPat
     request, value = await Recaller(Settings()).recall(message(), ASKED)
     assert (request, msgspec.json.decode(value)["error"]) == (ASKED, "the memory store is not open yet")
     assert recalling.RECALL_S <= 0.05
+
+
+async def test_words_are_searched_until_a_quiet_moment_brings_vectors(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+):
+    opened = anyio.Event()
+    searched: list[bool] = []
+
+    async def embedder(_: Any, __: Any) -> str:
+        opened.set()
+        return "an embedder"
+
+    class Noting:
+        def __init__(self, _: Any, given: str | None) -> None:
+            searched.append(given is not None)
+
+    monkeypatch.setattr(recalling, "open_matching", embedder)
+    monkeypatch.setattr(recalling, "Search", Noting)
+    monkeypatch.setattr(recalling, "QUIET_S", 0.2)
+    looks = 0
+
+    def busy() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks < 8
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(Recaller(settings).run, busy)
+        with anyio.fail_after(5):
+            await opened.wait()
+            await until(lambda: len(searched) == 2)
+        tg.cancel_scope.cancel()
+    assert searched == [False, True]
+    assert looks >= 10
