@@ -254,9 +254,8 @@ def _batches(tokens: dict[bytes, list[int]]) -> list[list[bytes]]:
 
 def _norm(x: Vector, weight: Vector, bias: Vector) -> Vector:
     width = np.float32(x.shape[-1])
-    mean: Vector = np.add.reduce(x, axis=-1, keepdims=True) / width
-    centred: Vector = x - mean
-    variance: Vector = np.einsum("...i,...i->...", centred, centred)[..., None] / width
+    centred: Vector = np.subtract(x, np.add.reduce(x, axis=-1, keepdims=True) / width, dtype=np.float32)
+    variance = np.einsum("...i,...i->...", centred, centred)[..., None] / width
     centred *= 1 / np.sqrt(variance + np.float32(1e-12))
     centred *= weight
     centred += bias
