@@ -179,7 +179,7 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     )
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(upkeep.keep_tidy, database, memories, kept)]
     if embedder is not None:
-        beside.append(partial(upkeep.keep_embedded, database, embedder, stored))
+        beside.append(partial(upkeep.keep_embedded, database, embedder, stored, upkeep.Machine()))
     if model is not None:
         search = Search(database, embedder)
         beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import anyio
 import structlog
 
@@ -18,8 +22,10 @@ EMBED_PAUSE_S = 0.1
 """Between storing and embedding: what comes together is stored first."""
 EMBEDDED_AT_ONCE = 4
 """Units embedded before their vectors are stored and newer ones looked for: half a second of work."""
-BUSY_S, BUSY_REST = 0.5, 9.0
-"""While messages were stored this recently, so many times as long as a batch took is rested before the next."""
+BUSY_S = 0.5
+"""While messages were stored this recently, more of them are to be expected."""
+BUSY_SHARE, BUSY_REST = 0.1, 9.0
+"""While others use more than this share of the cores, so many times as long as a batch took is rested after it."""
 TIDY_S = 3_600.0
 RETRY_S = 1.0
 
@@ -49,11 +55,39 @@ class Signal:
         self._event = anyio.Event()
 
 
-async def keep_embedded(database: Database, embedder: Embedder, stored: Signal) -> None:
+class Machine:
+    """How busy the other processes of this machine are, where the kernel tells it as Linux does."""
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+        self._before = self._read()
+        self._others = 0.0
+
+    def others(self) -> float:
+        """The share of all cores' time (0 to 1) that others used since the last call; 0 where that is unknown."""
+        now = self._read()
+        busy, whole, own = (new - old for new, old in zip(now, self._before, strict=True))
+        if whole > 0:
+            self._before = now
+            self._others = max(0.0, busy - own) / whole
+        return self._others
+
+    def _read(self) -> tuple[float, float, float]:
+        """Seconds of all cores: spent working, in all, and working for this process."""
+        try:
+            ticks = [int(field) for field in self._stat.read_text().partition("\n")[0].split()[1:9]]
+        except OSError:
+            return 0.0, 0.0, 0.0
+        hertz = os.sysconf("SC_CLK_TCK")
+        return (sum(ticks) - ticks[3] - ticks[4]) / hertz, sum(ticks) / hertz, time.process_time()
+
+
+async def keep_embedded(database: Database, embedder: Embedder, stored: Signal, machine: Machine) -> None:
     """Gives every unit its vector, for ever: when something was stored, and now and then.
 
-    While messages come it takes a tenth of a core: two cores are often two halves of one, and a token waits
-    longer for a core whose other half is busy. What has no vector yet is found by its words.
+    While others work it takes a tenth of a core: two cores are often two halves of one, and a token waits longer for a
+    core whose other half is busy, whatever the priority of what keeps it so. What has no vector yet is found by its
+    words.
     """
     while True:
         try:
@@ -61,7 +95,7 @@ async def keep_embedded(database: Database, embedder: Embedder, stored: Signal) 
                 began = anyio.current_time()
                 if not await embed_missing(database, embedder, EMBEDDED_AT_ONCE):
                     break
-                if stored.busy:
+                if machine.others() > BUSY_SHARE:
                     await anyio.sleep(BUSY_REST * (anyio.current_time() - began))
         except Unavailable:
             await anyio.sleep(RETRY_S)
