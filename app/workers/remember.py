@@ -13,7 +13,8 @@ Choices:
    loop then hands over each alone.
 3. A batch goes in rounds, each a transaction: two messages of one conversation, and two of one end user that both say
    something, are stored one after the other, for what is drawn from one may supersede what was drawn from the other.
-   Batches of one process take turns for such users.
+   Batches of one process take turns for a user, in the order given: a thread reads as it was written. What comes later
+   all the same, from a process that died, finds its place by when it was asked (`store_turns`, `adding`).
 4. Embedding happens before the transaction, never inside: it takes longer than everything else. Answers, long histories
    and, while messages come one after the other, also what users say are stored and found by their words first;
    `upkeep.keep_embedded` follows, as slowly as the streams need it to.
@@ -22,8 +23,8 @@ Choices:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -102,24 +103,50 @@ class Bridge:
         self._search = Search(database, None)  # by keywords alone: so probes are meant
         self._debounce_s = debounce_s
         self._stored = stored or Signal()
-        self._in_turn: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
+        self._arriving = anyio.Lock()
+        self._under_way: WeakValueDictionary[tuple[str, str], anyio.Event] = WeakValueDictionary()
 
     async def __call__(self, deliveries: Sequence[Delivery]) -> None:
         """Handles deliveries, all or none. Raises RepriseError when one cannot be remembered (now)."""
+        async with self._arriving:
+            messages = await self._messages(deliveries)
+            in_turn = self._in_turn({(message.account, message.user) for message in messages})
+        async with in_turn:
+            if not messages:
+                return  # deleted, or not wanted
+            said = await self._read(messages)
+            await self._find_new(said)
+            outcomes: dict[Name, Outcome] = {}
+            for number, these in enumerate(_rounds(said)):
+                if number > 0:
+                    await self._find_new(these)  # the round before may have stored them
+                outcomes |= await self._remember(these)
+            if outcomes:
+                self._stored.set()
+            await self._tell(messages, outcomes)
+
+    async def _messages(self, deliveries: Sequence[Delivery]) -> list[Message]:
+        """The messages to be remembered, in the order in which they were asked."""
         found = await self._lifecycle.read_many([delivery.member for delivery in deliveries])
-        messages = [message for message in found if message is not None and message.to_remember]
-        if not messages:
-            return  # deleted, or not wanted
-        said = await self._read(messages)
-        await self._find_new(said)
-        outcomes: dict[Name, Outcome] = {}
-        for number, these in enumerate(_rounds(said)):
-            if number > 0:
-                await self._find_new(these)  # the round before may have stored them
-            outcomes |= await self._remember(these)
-        if outcomes:
-            self._stored.set()
-        await self._tell(messages, outcomes)
+        wanted = [message for message in found if message is not None and message.to_remember]
+        return sorted(wanted, key=lambda message: message.created)
+
+    def _in_turn(self, users: set[tuple[str, str]]) -> AbstractAsyncContextManager[None]:
+        """A block that begins when the batches that were given before and have one of these users are through."""
+        before = [self._under_way[user] for user in users if user in self._under_way]
+        through = anyio.Event()
+        self._under_way.update(dict.fromkeys(users, through))
+
+        @asynccontextmanager
+        async def turn() -> AsyncIterator[None]:
+            try:
+                for event in before:
+                    await event.wait()
+                yield
+            finally:
+                through.set()
+
+        return turn()
 
     async def _read(self, messages: list[Message]) -> list[_Said]:
         """The messages in which anything was said."""
@@ -153,12 +180,9 @@ class Bridge:
         """Stores the messages of one round; what became of each that was not deleted."""
         # everything slow comes before the transaction: it needs the names the rows will have, not the rows
         vectors = await vectors_for(self._embedder, self._texts(these))
-        async with AsyncExitStack() as turns:
-            for user in sorted({one.user for one in these if one.statements}):
-                await turns.enter_async_context(self._in_turn.setdefault(user, anyio.Lock()))
-            for one in these:
-                one.drafts = await self._drafts(one) if one.statements else []
-            return await self._store(these, vectors)
+        for one in these:
+            one.drafts = await self._drafts(one) if one.statements else []
+        return await self._store(these, vectors)
 
     def _texts(self, these: list[_Said]) -> list[str]:
         """What is embedded before it is stored."""
