@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import anyio
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.database import migrate, open_pool
-from app.memory import categories
+from app.memory import categories, rules
+from app.memory.embedding import Embedder
 from app.memory.memories import Memories
 from app.memory.recall import quoted
-from app.memory.rules import draft, probes
+from app.memory.rules import probes, statements
 from app.memory.search import Search
 from app.memory.sentences import own_sentences
 from app.memory.times import When, when
@@ -80,6 +82,12 @@ def memory(text: str, *, name: str = "mem_1", valid_from: datetime = datetime(20
         created_at=valid_from,
         updated_at=valid_from,
     )
+
+
+async def draft(turns: list[Turn], embedder: Embedder | None, existing: Sequence[Memory] = ()) -> list[Draft]:
+    """What turns are made into, categories and all."""
+    said = statements(turns)
+    return rules.draft(said, await categories.categorise([one.text for one in said], embedder), existing)
 
 
 async def drafts(*texts: str, existing: list[Memory] | None = None) -> list[Draft]:
@@ -393,9 +401,9 @@ async def test_the_same_value_again_is_no_new_memory() -> None:
 
 
 def test_probes_name_what_may_be_superseded() -> None:
-    assert probes([turn("I moved to Porto. I love chess.")]) == ["I live in, I moved to"]
-    assert probes([turn("I no longer eat meat.")]) == ["I no longer eat meat."]
-    assert probes([turn("I love chess.")]) == []
+    assert probes(statements([turn("I moved to Porto. I love chess.")])) == ["I live in, I moved to"]
+    assert probes(statements([turn("I no longer eat meat.")])) == ["I no longer eat meat."]
+    assert probes(statements([turn("I love chess.")])) == []
 
 
 def test_own_sentences_leave_nothing_of_a_long_text_unread() -> None:
@@ -442,7 +450,7 @@ async def test_probes_find_what_is_superseded_among_many_memories_by_keywords_al
         others = [f"I saw bird number {n} in the garden with a friend" for n in range(100)]
         await keep(memories, database, owner, *others, Draft(text=old, valid_from=datetime(2026, 1, 1, tzinfo=UTC)))
         existing = []
-        for probe in probes([turn(new)]):
+        for probe in probes(statements([turn(new)])):
             found = await search.search(owner, probe, limit=12, kinds=frozenset({"memory"}))
             existing += [hit.memory for hit in found.hits if hit.memory]
         (made,) = await draft([turn(new)], None, existing)

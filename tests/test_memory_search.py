@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.database import Database, migrate, open_pool
 from app.errors import Unavailable
 from app.memory import search as search_module
 from app.memory.conversations import conversation_id
-from app.memory.index import WINDOW, change_model, check_model, embed_missing, refresh_windows
+from app.memory.index import WINDOW, as_text, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
-from app.memory.search import K1, B, Search, add_indexes, coverage
+from app.memory.search import BOTH, K1, B, Fused, Search, add_indexes, fused
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
@@ -264,15 +265,6 @@ async def test_odd_queries_are_answered(database: Database, owner: Owner, query:
     assert (await Search(database, Directions()).search(nobody, query)).hits == []
 
 
-async def test_the_second_stage_prefers_own_words(database: Database, owner: Owner) -> None:
-    await say(database, owner, *TALK)
-    hits = (await Search(database, None).search(owner, "violins workshop", rerank=True)).hits
-    assert hits[0].text == TALK[4]
-    assert hits[0].rerank_score == pytest.approx(hits[0].score + search_module.RERANK)
-    assert coverage({"a": 1.0, "b": 3.0}, "b") == 0.75
-    assert coverage({}, "b") == 0.0
-
-
 async def test_another_model_is_not_mixed_in(database: Database, owner: Owner) -> None:
     first, second = Directions(), Directions()
     second.name = "other"
@@ -300,3 +292,83 @@ async def test_a_large_user_has_an_index_that_search_uses(
     assert await add_indexes(database) == 0
     assert await search._is_large(owner)
     assert await search.search(owner, "Where is the luthier?") == exact
+
+
+@pytest.fixture
+async def by_index(settings: Settings) -> AsyncIterator[Database]:
+    """A database that takes an index wherever it can: for a few rows it would not."""
+    planned = "&" if "?" in settings.database_url else "?"
+    planned += "enable_seqscan=off&enable_sort=off&enable_bitmapscan=off"
+    await migrate(settings)
+    async with open_pool(msgspec.structs.replace(settings, database_url=settings.database_url + planned)) as opened:
+        yield opened
+
+
+async def test_an_index_gives_all_that_is_wanted_and_nothing_of_others(
+    by_index: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "LARGE", 50)
+    monkeypatch.setattr(search_module, "NEAREST", 60)
+    owner, other = await new_owner(by_index), await new_owner(by_index)
+    space = Directions()
+    for person in (owner, other):
+        await say(by_index, person, *(f"note {n} of {person.id}" for n in range(80)))
+    while await embed_missing(by_index, space):
+        pass
+    assert await add_indexes(by_index) == 2
+    search = Search(by_index, space)
+    (vector,) = await space.embed([f"note 1 of {other.id}"])
+    found = await search._nearest(owner, vector, search_module._conditions(Filters(), BOTH, first=3))
+    assert len(found) == 60  # an index gives 40 to who does not ask for more
+    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", list(found))
+    assert [row["owner"] for row in units] == [owner.id]
+    statement = search_module._NEAREST.format(owner=owner.id, dimension=8, nearest=60, where="")
+    plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, as_text(vector))
+    assert any(f"units_nearest_{owner.id}" in row[0] for row in plan)
+
+
+async def test_what_stands_behind_a_unit_is_read_for_its_owner_alone(database: Database, owner: Owner) -> None:
+    other = await new_owner(database, "bob", owner.account)
+    await say(database, other, "I live in Lyon")
+    await keep(Memories(database, None), database, other, Draft(text="I like tea"))
+    theirs = [
+        Fused(1.0, row["id"], 1.0, None)
+        for row in await database.fetch("SELECT id FROM units WHERE owner = $1", other.id)
+    ]
+    search = Search(database, None)
+    assert await search._rows(owner, theirs) == []
+    assert {row["unit_text"] for row in await search._rows(other, theirs)} == {"I live in Lyon", "I like tea"}
+
+
+async def test_a_memory_corrected_while_it_is_searched_for_is_found(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories = Memories(database, None)
+    (memory,) = await keep(memories, database, owner, Draft(text="I live in Lyon"))
+    search = Search(database, None)
+    legs = search._legs
+
+    async def then_corrected(*args: Any) -> Any:
+        seen = await legs(*args)
+        monkeypatch.setattr(search, "_legs", legs)
+        await memories.edit(owner, memory.id, text="I live in Lyon again")
+        return seen
+
+    monkeypatch.setattr(search, "_legs", then_corrected)
+    assert await found(search, owner, "Lyon") == ["I live in Lyon again"]
+
+
+async def test_without_postgresql_search_is_unavailable(settings: Settings, owner: Owner) -> None:
+    async with open_pool(settings) as closed:
+        search = Search(closed, Directions())
+    with pytest.raises(Unavailable):
+        await search.search(owner, "Lyon")
+
+
+def test_fusion_adds_what_the_legs_found_each_brought_to_one() -> None:
+    found = fused({1: 8.0, 2: 4.0}, {2: 0.1, 3: 0.5, 1: 0.9}, 0.6, 10)
+    assert [(one.unit, one.keyword, one.distance) for one in found] == [(2, 4.0, 0.1), (1, 8.0, 0.9), (3, None, 0.5)]
+    assert [one.score for one in found] == pytest.approx([0.6 * 0.5 + 0.4, 0.6, 0.4 * 0.5])
+    assert [one.unit for one in fused({1: 8.0, 2: 4.0}, {}, 0.6, 1)] == [1]
+    assert fused({5: 2.0}, {}, 0.6, 10)[0].score == 1.0
+    assert fused({}, {}, 0.6, 10) == []

@@ -214,7 +214,9 @@ async def test_delivered_in_any_order_the_rows_are_those_of_the_order_asked_in(r
         ], mark
 
 
-async def test_a_batch_never_overtakes_an_earlier_one_of_the_same_user(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_a_batch_never_overtakes_an_earlier_one_of_the_same_conversation(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
     for number in range(4):
         await rig.finish(f"m{number}", f"What about number {number}?", f"Answer {number}.", thread="t")
         await rig.finish(f"other{number}", user="bob", thread="t")
@@ -232,7 +234,7 @@ async def test_a_batch_never_overtakes_an_earlier_one_of_the_same_user(rig: Rig,
         tg.start_soon(rig.bridge, [one for one in batch if one.member == "acc/m0"])
         await held.wait()
         tg.start_soon(rig.bridge, [one for one in batch if one.member in ("acc/m1", "acc/m2", "acc/m3")])
-        await rig.bridge([one for one in batch if "other" in one.member])  # another user waits for nobody
+        await rig.bridge([one for one in batch if "other" in one.member])  # another conversation waits for none
         assert (await rig.memory("other3"))["status"] == "stored"
         assert (await rig.memory("m3"))["status"] == "queued"
         go.set()

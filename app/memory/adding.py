@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from app import ids
 from app.memory.conversations import forgotten
-from app.memory.index import index_memories
+from app.memory.index import Vectors, index_memories
 from app.memory.records import COLUMNS, check, lock, to_json, to_memory, touch, write_event
 from app.memory.types import Draft, Memory, Origin, Owner
 from app.memory.words import normal, pieces
@@ -34,8 +34,6 @@ from app.memory.words import normal, pieces
 SAME = 0.95
 """The cosine from which two texts may be one memory."""
 NEAREST = 5
-
-Vectors = dict[str, NDArray[np.float32]]
 
 _FILLER = re.compile(
     r"an?|the|at|in|on|of|each|every|any|really|very|so|quite|just|also|actually|truly|indeed|simply|do|does|that"

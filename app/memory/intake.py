@@ -2,8 +2,8 @@
 
 Choices:
 
-1. Memories are drawn before the transaction, from the turns that are not stored yet; in it, only drafts of turns that
-   it did store are added. Embedding or a model's answer never holds a database connection; a client that sends its
+1. A model reads, and texts are embedded, before the transaction, from the turns that are not stored yet; in it, only
+   drafts of turns that it did store are added. No wait for either holds a database connection; a client that sends its
    whole history each time does not bring back what was forgotten; and what fails leaves nothing stored, so that
    sending it again is right.
 2. Under an Idempotency-Key the conversation's and the memories' ids derive from the key, and what was made is noted in
@@ -28,10 +28,14 @@ from app.errors import Conflict, ExtractionFailed, NotFound, UpstreamFailed
 from app.memory import rules
 from app.memory.categories import categorise
 from app.memory.conversations import NewTurns, conversation_id, ensure_owner, find_owner, keyed, store_turns
+from app.memory.drawing import draw
 from app.memory.embedding import Embedder
 from app.memory.extract import Extractor
+from app.memory.index import Vectors, vectors_for
 from app.memory.memories import Memories
 from app.memory.recall import without_recalled
+from app.memory.records import lock
+from app.memory.rules import Statement
 from app.memory.search import Search
 from app.memory.types import Draft, Memory, Origin, Owner, StoredTurn, Turn
 
@@ -41,8 +45,7 @@ KEPT = "24 hours"
 CLEARED = 100
 """Notes that are older, removed with each new one."""
 CONTEXT = 12
-"""Existing memories that are looked at for each question, nearest first."""
-MOST_QUERIES = 20
+"""Existing memories that a model is shown, nearest first."""
 QUERY_CHARACTERS = 2_000
 
 ExtractorName = Literal["model", "rules", "verbatim"]
@@ -93,6 +96,19 @@ class Record(msgspec.Struct):
     conversation: str | None
 
 
+class _Material(msgspec.Struct, kw_only=True):
+    """What memories are made of: drafts, or statements that the storing transaction draws from."""
+
+    extractor: ExtractorName
+    drafts: list[Draft] = []
+    said: list[Statement] = []
+    categories: list[list[str]] = []
+
+    @property
+    def texts(self) -> list[str]:
+        return [draft.text.strip() for draft in self.drafts] + [one.text for one in self.said]
+
+
 class Intake:
     """Makes memories on request. Without an ``extractor`` the rules draw them."""
 
@@ -117,53 +133,51 @@ class Intake:
         source = _source(given)
         name = given.origin.thread_id or source
         turns = _turns(given, conversation_id(Owner(0, given.account, given.user), PLATFORM, name))
-        if given.infer:
-            drafts, extractor = await self._draw(given, turns)
-        else:
-            drafts, extractor = await self._verbatim(given), "verbatim"
+        source_of = self._draw if given.infer else self._verbatim
+        material = await source_of(given, turns)
+        vectors = await vectors_for(self._embedder, material.texts)
         async with self._db.transaction() as connection:
             if given.once is not None and not await _claim(connection, given, given.once):
                 record = await self._noted(connection, given, given.once)
             else:
                 record = None
-                taken = await self._store(connection, given, name, source, turns, drafts, extractor)
+                taken = await self._store(connection, given, name, source, turns, material, vectors)
         return await self._again(given, record) if record is not None else taken
 
-    async def _draw(self, given: Given, turns: list[Turn]) -> tuple[list[Draft], ExtractorName]:
-        """Drafts of what is new in these turns, and who made them."""
+    async def _draw(self, given: Given, turns: list[Turn]) -> _Material:
+        """What is new in these turns, read by a model or left for the rules."""
         owner = await find_owner(self._db, given.account, given.user)
         fresh = await self._fresh(owner, turns)
         if self._extractor is None:
-            existing = await self._existing(owner, rules.probes(fresh))
-            return await rules.draft(fresh, self._embedder, existing), "rules"
-        said = "\n".join(turn.text for turn in fresh if turn.role == "user")[-QUERY_CHARACTERS:]
-        existing = await self._existing(owner, [said] if said else [])
+            said = rules.statements(fresh)
+            categories = await categorise([one.text for one in said], self._embedder)
+            return _Material(extractor="rules", said=said, categories=categories)
+        existing = await self._existing(owner, fresh)
         try:
             stored = [StoredTurn(id=0, turn=turn, new=True) for turn in fresh]
-            return await self._extractor.extract(stored, existing), "model"
+            return _Material(extractor="model", drafts=await self._extractor.extract(stored, existing))
         except ExtractionFailed as error:
             raise UpstreamFailed(
                 f"no memories could be drawn, and nothing was stored: {error}", code="EXTRACTION_FAILED"
             ) from error
 
-    async def _verbatim(self, given: Given) -> list[Draft]:
+    async def _verbatim(self, given: Given, _: list[Turn]) -> _Material:
         """Each text as it came."""
         texts = [text for _, text in given.said]
         named = await categorise(texts, self._embedder)
-        return [
+        drafts = [
             Draft(text=text, categories=categories, valid_from=given.said_at)
             for text, categories in zip(texts, named, strict=True)
         ]
+        return _Material(extractor="verbatim", drafts=drafts)
 
-    async def _existing(self, owner: Owner | None, queries: list[str]) -> list[Memory]:
-        """Memories near to what is asked for, which a draft may repeat or supersede."""
-        found: dict[str, Memory] = {}
-        if owner is None:
+    async def _existing(self, owner: Owner | None, fresh: list[Turn]) -> list[Memory]:
+        """Memories near to what was said, which a draft may repeat or supersede."""
+        said = "\n".join(turn.text for turn in fresh if turn.role == "user")[-QUERY_CHARACTERS:]
+        if owner is None or not said:
             return []
-        for query in queries[:MOST_QUERIES]:
-            hits = await self._search.search(owner, query, limit=CONTEXT, kinds=frozenset({"memory"}))
-            found |= {hit.memory.id: hit.memory for hit in hits.hits if hit.memory is not None}
-        return list(found.values())
+        found = await self._search.search(owner, said, limit=CONTEXT, kinds=frozenset({"memory"}))
+        return [hit.memory for hit in found.hits if hit.memory is not None]
 
     async def _fresh(self, owner: Owner | None, turns: list[Turn]) -> list[Turn]:
         """Those neither stored nor forgotten."""
@@ -185,11 +199,14 @@ class Intake:
         name: str,
         source: str,
         turns: list[Turn],
-        drafts: list[Draft],
-        extractor: ExtractorName,
+        material: _Material,
+        vectors: Vectors,
     ) -> Taken:
         owner = await ensure_owner(connection, given.account, given.user)
-        conversation, origin = None, given.origin
+        await lock(connection, owner)
+        conversation, origin, drafts, extractor = None, given.origin, material.drafts, material.extractor
+        if material.said:
+            drafts = await draw(connection, owner, material.said, material.categories)
         if given.infer:
             said = NewTurns(owner=owner, platform=PLATFORM, external_id=name, turns=turns, origin=origin)
             conversation, [stored] = said.conversation, await store_turns(connection, [said])
@@ -199,7 +216,13 @@ class Intake:
         if given.metadata:
             drafts = [msgspec.structs.replace(d, metadata=given.metadata | d.metadata) for d in drafts]
         memories = await self._memories.add(
-            connection, owner, drafts, origin=origin, extractor=extractor, source_key=conversation or source
+            connection,
+            owner,
+            drafts,
+            origin=origin,
+            extractor=extractor,
+            source_key=conversation or source,
+            vectors=vectors,
         )
         if given.once is not None:
             record = Record([memory.id for memory in memories], extractor, conversation)

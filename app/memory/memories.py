@@ -15,7 +15,7 @@ from app.database import Database
 from app.errors import NotFound
 from app.memory import adding, listing, removing
 from app.memory.embedding import Embedder
-from app.memory.index import index_memories, vectors_for
+from app.memory.index import Vectors, index_memories, vectors_for
 from app.memory.records import COLUMNS, Event, check, linked, lock, to_event, to_json, to_memory, touch, write_event
 from app.memory.types import Draft, Filters, Memory, Origin, Owner
 
@@ -43,8 +43,11 @@ class Memories:
         origin: Origin,
         extractor: str,
         source_key: str,
+        vectors: Vectors | None = None,
     ) -> list[Memory]:
         """Stores and indexes drafts in the caller's transaction; the memories this source made, in their order.
+
+        ``vectors``: of their texts, as far as there are any; None: they are embedded here.
 
         The same call again answers the same and changes nothing: ``source_key`` names what the drafts were drawn from
         (a message, a request). A draft that says what is remembered already is merged into that memory and left out of
@@ -53,11 +56,12 @@ class Memories:
         wanted = adding.distinct(owner, drafts, source_key)
         if not wanted:
             return []
-        new = await adding.unknown(connection, owner, wanted)
-        vectors = await self._vectors([wanted[key].text for key in new])
+        if vectors is None:
+            new = await adding.unknown(connection, owner, wanted)
+            vectors = await self._vectors([wanted[key].text for key in new])
         return await adding.add(connection, owner, wanted, vectors, origin=origin, extractor=extractor)
 
-    async def _vectors(self, texts: list[str]) -> adding.Vectors:
+    async def _vectors(self, texts: list[str]) -> Vectors:
         return await vectors_for(self._embedder, texts)
 
     async def get(self, owner: Owner, memory_id: str) -> Memory:

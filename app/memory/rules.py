@@ -18,8 +18,6 @@ from datetime import datetime
 
 import msgspec
 
-from app.memory.categories import categorise
-from app.memory.embedding import Embedder
 from app.memory.sentences import own_sentences, sentences
 from app.memory.slots import Slot, ends, fills, is_ended_by, slots
 from app.memory.statements import bare, is_statement
@@ -57,7 +55,9 @@ class _Told(msgspec.Struct, kw_only=True):
     """It says that something is no longer so; asked once, not for each pair."""
 
 
-class _Statement(_Told, kw_only=True):
+class Statement(_Told, kw_only=True):
+    """One sentence in which a user says something of themselves."""
+
     said_at: datetime
     turn_keys: list[str]
     when: When
@@ -67,25 +67,27 @@ class _Held(_Told, kw_only=True):
     memory: Memory
 
 
-async def draft(turns: list[Turn], embedder: Embedder | None, existing: Sequence[Memory] = ()) -> list[Draft]:
-    """The user's statements about themselves in ``turns``, oldest turn first, each once.
+def draft(said: list[Statement], categories: list[list[str]], existing: Sequence[Memory] = ()) -> list[Draft]:
+    """The statements as memories, oldest turn first, each once.
 
-    ``existing``: memories of the same owner that may be repeated or superseded (see `probes`); others do no harm.
+    ``categories``: of each statement's text, by `categories.categorise`. ``existing``: memories of the same owner that
+    may be repeated or superseded (see `probes`); others do no harm.
     """
-    said = _statements(turns)
     current = [memory for memory in existing if memory.valid_to is None]
     known = {normal(memory.text) for memory in current}
     held = [_Held(text=m.text, slots=slots(m.text), ending=ends(m.text), memory=m) for m in current]
-    found = [one for one in said if not _is_known(one.text, known) and not _repeats(one, held)]
-    named = await categorise([one.text for one in found], embedder)
+    found: list[Statement] = []
     drafts: list[Draft] = []
-    for place, (one, categories) in enumerate(zip(found, named, strict=True)):
-        earlier = _replaced_draft(one, found[:place])
+    for one, names in zip(said, categories, strict=True):
+        if _is_known(one.text, known) or _repeats(one, held):
+            continue
+        earlier = _replaced_draft(one, found)
+        found.append(one)
         drafts.append(
             Draft(
                 text=one.text,
                 type="episodic" if one.when.event else "semantic",
-                categories=categories,
+                categories=names,
                 importance=_importance(one),
                 valid_from=one.when.at or one.said_at,
                 turn_keys=one.turn_keys,
@@ -96,23 +98,19 @@ async def draft(turns: list[Turn], embedder: Embedder | None, existing: Sequence
     return drafts
 
 
-def statements(turns: list[Turn]) -> list[str]:
-    """The texts that `draft` would look at."""
-    return [one.text for one in _statements(turns)]
-
-
-def probes(turns: list[Turn]) -> list[str]:
+def probes(said: list[Statement]) -> list[str]:
     """What to search the owner's memories for before `draft`: mostly nothing. A dozen hits of each will do."""
     found: dict[str, None] = {}
-    for one in _statements(turns):
+    for one in said:
         found |= dict.fromkeys(slot.probe for slot in one.slots)
         if one.ending:
             found[one.text] = None
     return list(found)
 
 
-def _statements(turns: list[Turn]) -> list[_Statement]:
-    found: dict[str, _Statement] = {}
+def statements(turns: list[Turn]) -> list[Statement]:
+    """What the user says of themselves in ``turns``, oldest turn first, each sentence once."""
+    found: dict[str, Statement] = {}
     assistant: set[str] = set()
     for turn in turns:
         if turn.role == "assistant":
@@ -124,7 +122,7 @@ def _statements(turns: list[Turn]) -> list[_Statement]:
             if key in found:
                 found[key].turn_keys.append(turn.key)
             elif key and key not in assistant:
-                found[key] = _Statement(
+                found[key] = Statement(
                     text=text,
                     said_at=turn.said_at,
                     turn_keys=[turn.key],
@@ -140,7 +138,7 @@ def _is_known(text: str, known: set[str]) -> bool:
     return normal(text) in known or (":" in text and normal(text.rpartition(":")[2]) in known)
 
 
-def _repeats(one: _Statement, held: list[_Held]) -> bool:
+def _repeats(one: Statement, held: list[_Held]) -> bool:
     """Says in other words only what is known: the same value in the same slot."""
     if not one.slots or not all(slot.whole and slot.value for slot in one.slots):
         return False
@@ -148,7 +146,7 @@ def _repeats(one: _Statement, held: list[_Held]) -> bool:
     return all((slot.name, slot.value) in known for slot in one.slots)
 
 
-def _replaced_memory(one: _Statement, held: list[_Held]) -> str | None:
+def _replaced_memory(one: Statement, held: list[_Held]) -> str | None:
     """The newest memory that is no longer so, if it was true before this is.
 
     Else the oldest one that was said after this and replaces it: what is read late takes its place in that chain.
@@ -161,7 +159,7 @@ def _replaced_memory(one: _Statement, held: list[_Held]) -> str | None:
     return min(newer, key=lambda memory: memory.valid_from).id if newer else None
 
 
-def _replaced_draft(one: _Statement, earlier: list[_Statement]) -> int | None:
+def _replaced_draft(one: Statement, earlier: list[Statement]) -> int | None:
     since = one.when.at or one.said_at
     for place in range(len(earlier) - 1, -1, -1):
         other = earlier[place]
@@ -176,7 +174,7 @@ def _replaces(new: _Told, old: _Told) -> bool:
     return new.ending and is_ended_by(old.text, new.text)
 
 
-def _importance(one: _Statement) -> float:
+def _importance(one: Statement) -> float:
     """0 to 1, by kind: what a person is above what they like above what they did above what passes."""
     text = bare(one.text)
     names = {slot.name.partition(":")[0] for slot in one.slots}

@@ -1,4 +1,4 @@
-"""Search over one user's units: BM25 and vectors, fused, in one statement.
+"""Search over one user's units: BM25 and vectors, side by side and fused.
 
 Choices:
 
@@ -13,23 +13,27 @@ Choices:
    asked for: "I live in Lyon" must not come back as a quotation after the move to Porto.
 5. What no word of the query leads to must be nearer to it than two texts are by chance (``FAR``): a search that finds
    nothing says so.
-6. The second stage (``rerank``) looks at the best ``RERANKED`` again, by how much of the query, weighed by rarity,
-   stands in the unit's own text rather than around it.
+6. The second stage (`rerank`) looks at the best hundred again, for what neither words nor vectors say. Measured as
+   above: 0.80.
+7. The keywords are looked up while the query is embedded, so the legs are two statements and what stands behind the
+   best a third. Each of them asks for the owner by itself: none trusts the ids another brought.
 """
 
 from __future__ import annotations
 
-import math
+import heapq
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import anyio
 import structlog
 
 from app.database import Database
-from app.errors import Unavailable
+from app.errors import Unavailable, ours_alone
 from app.memory.embedding import Embedder, Vector
 from app.memory.index import as_text
 from app.memory.records import to_memory
+from app.memory.rerank import POOL, reranked
 from app.memory.types import Filters, Found, Hit, Memory, Owner, StoredTurn, Turn
 from app.memory.words import normal, terms
 
@@ -37,25 +41,41 @@ K1 = 1.2
 B = 0.5
 KEYWORDS = 0.65
 """Share of the keyword leg in the fused score; the vectors have the rest."""
-LARGE = 20_000
+LARGE = 50_000
+"""Units. One by one, 25,000 take 16 ms; by the index 14, and what is left out of its ``NEAREST`` is not ranked."""
 NEAREST = 400
-RERANKED = 50
-RERANK = 0.1
-"""Weight of the second stage beside the fused score."""
 MOST_TERMS = 64
 FAR = 0.85
 """The cosine distance of texts that have nothing to do with each other, and beyond. Of MiniLM's; others' are alike."""
 SPARE = 20
 """Results fetched beyond the wanted ones: some turns are left out for their memories or as repeats."""
+TRIES = 2
+"""Searches again when units it found are gone when it reads them: a memory being corrected is a new unit."""
 
 Kind = Literal["memory", "turn"]
+Leg = dict[int, float]
+"""Units and their scores or distances."""
+_Narrowing = tuple[str, list[Any]]
+"""A condition on units and its parameters."""
 BOTH: frozenset[str] = frozenset({"memory", "turn"})
 
 log = structlog.get_logger(__name__)
 
 
+class Fused(NamedTuple):
+    """A unit as both legs saw it; None where one did not find it."""
+
+    score: float
+    unit: int
+    keyword: float | None
+    distance: float | None
+
+
 class Search:
-    """Searches for one owner at a time. Without an embedder, and while it does not answer, by keywords alone."""
+    """Searches for one owner at a time. Without an embedder, and while it does not answer, by keywords alone.
+
+    Without an embedder ``database`` may be a connection: what its transaction wrote is then found.
+    """
 
     def __init__(self, database: Database, embedder: Embedder | None) -> None:
         self._database = database
@@ -76,17 +96,20 @@ class Search:
             kinds = kinds - {"turn"}
         if not kinds or not query.strip():
             return Found(hits=[], legs=[])
-        vector = await self._vector(query)
         wanted = list(dict.fromkeys(terms(query)))[:MOST_TERMS]
-        count = max(limit, RERANKED if rerank else 0) + limit + SPARE
-        rows = await self._rank(owner, wanted, vector, filters, kinds, count)
-        legs: list[Literal["vector", "keyword"]] = ["keyword"]
-        if vector is not None and any(row["distance"] is not None for row in rows):
-            legs.insert(0, "vector")
+        looked_at = max(limit, POOL) if rerank else limit
+        narrowing = _conditions(filters, kinds, first=3)
+        for _ in range(TRIES):
+            keyword, vector = await self._legs(owner, query, wanted, narrowing)
+            best = fused(keyword, vector, KEYWORDS, looked_at + limit + SPARE)
+            rows = await self._rows(owner, best)
+            if len(rows) == len(best):
+                break
+        legs: list[Literal["vector", "keyword"]] = ["vector", "keyword"] if vector else ["keyword"]
         near = [row for row in rows if row["keyword"] or (row["distance"] is not None and row["distance"] < FAR)]
         hits = _without_doubles([_hit(row) for row in near])
         if rerank:
-            hits = await self._rerank(owner, wanted, hits)
+            hits = reranked(query, hits[:looked_at])
         return Found(hits=hits[:limit], legs=legs)
 
     async def _vector(self, query: str) -> Vector | None:
@@ -99,47 +122,53 @@ class Search:
             return None
         return vector
 
-    async def _rank(
-        self,
-        owner: Owner,
-        wanted: list[str],
-        vector: Vector | None,
-        filters: Filters,
-        kinds: frozenset[str],
-        count: int,
-    ) -> list[Any]:
-        large = vector is not None and await self._is_large(owner)
-        where, values = _conditions(filters, kinds, first=5)
-        statement = _STATEMENT.format(
-            where=where,
-            nearest=_NEAREST.format(dimension=len(vector), nearest=NEAREST) if large and vector is not None else _ALL,
-            k1=K1,
-            b=B,
-            keywords=KEYWORDS if vector is not None else 1.0,
-        )
-        return await self._database.fetch(statement, owner.id, wanted, as_text(vector), count, *values)
+    async def _legs(self, owner: Owner, query: str, wanted: list[str], narrowing: _Narrowing) -> tuple[Leg, Leg]:
+        """What the keywords and what the vectors find; the keywords are looked up while the query is embedded."""
+        keyword: Leg = {}
+        vector: Leg = {}
+
+        async def by_keyword() -> None:
+            where, values = narrowing
+            statement = _KEYWORD.format(where=where, k1=K1, b=B)
+            keyword.update(_leg(await self._database.fetchrow(statement, owner.id, wanted, *values)))
+
+        async def by_vector() -> None:
+            made = await self._vector(query)
+            if made is not None:
+                vector.update(await self._nearest(owner, made, narrowing))
+
+        if self._embedder is None:
+            await by_keyword()
+            return keyword, vector
+        try:
+            async with anyio.create_task_group() as legs:
+                legs.start_soon(by_vector)
+                await by_keyword()
+        except BaseExceptionGroup as failures:
+            raise ours_alone(failures) or failures from None
+        return keyword, vector
+
+    async def _nearest(self, owner: Owner, vector: Vector, narrowing: _Narrowing) -> Leg:
+        where, values = narrowing
+        if not await self._is_large(owner):
+            return _leg(await self._database.fetchrow(_ALL.format(where=where), owner.id, as_text(vector), *values))
+        statement = _NEAREST.format(owner=int(owner.id), dimension=len(vector), nearest=NEAREST, where=where)
+        async with self._database.transaction() as connection:
+            await connection.execute(f"SET LOCAL hnsw.ef_search = {NEAREST}")  # 40 else, and no more are found
+            return _leg(await connection.fetchrow(statement, owner.id, as_text(vector), *values))
+
+    async def _rows(self, owner: Owner, best: list[Fused]) -> list[dict[str, Any]]:
+        """What stands behind the best units, in their order; units deleted since they were found are left out."""
+        rows = await self._database.fetch(_ROWS, owner.id, [one.unit for one in best])
+        known = {row["unit"]: row for row in rows}
+        return [
+            {**known[one.unit], "score": one.score, "keyword": one.keyword, "distance": one.distance}
+            for one in best
+            if one.unit in known
+        ]
 
     async def _is_large(self, owner: Owner) -> bool:
         return bool(await self._database.fetchval("SELECT to_regclass($1)", _index_name(owner.id)))
-
-    async def _rerank(self, owner: Owner, wanted: list[str], hits: list[Hit]) -> list[Hit]:
-        rows = await self._database.fetch(
-            "SELECT term, count(*) AS df, (SELECT count(*) FROM units WHERE owner = $1) AS n "
-            "FROM postings WHERE owner = $1 AND term = ANY($2) GROUP BY term",
-            owner.id,
-            wanted,
-        )
-        rarity = {row["term"]: math.log(1 + (row["n"] - row["df"] + 0.5) / (row["df"] + 0.5)) for row in rows}
-        for hit in hits:
-            hit.rerank_score = hit.score + RERANK * coverage(rarity, hit.text)
-        return sorted(hits, key=lambda hit: -(hit.rerank_score or 0.0))
-
-
-def coverage(rarity: dict[str, float], text: str) -> float:
-    """The share of the query's terms, weighed by rarity, that the text itself has: 0 to 1."""
-    whole = sum(rarity.values())
-    own = set(terms(text))
-    return sum(weight for term, weight in rarity.items() if term in own) / whole if whole else 0.0
 
 
 async def add_indexes(database: Database) -> int:
@@ -165,17 +194,12 @@ def _index_name(owner: int) -> str:
     return f"units_nearest_{int(owner)}"
 
 
-_STATEMENT = """
-WITH eligible AS (
-    SELECT u.id, u.length, u.embedding
-    FROM units u
-    LEFT JOIN memories m ON m.id = u.memory
-    LEFT JOIN turns t ON t.id = u.turn
-    LEFT JOIN conversations c ON c.id = t.conversation
-    WHERE u.owner = $1 {where}
+_KEYWORD = """
+WITH eligible AS MATERIALIZED (
+    SELECT u.id, u.length FROM units u WHERE u.owner = $1 {where}
 ), size AS (
     SELECT count(*)::float8 AS n, greatest(avg(length), 1e-9) AS average FROM eligible
-), matches AS (
+), matches AS MATERIALIZED (
     SELECT p.unit, p.term, p.count, e.length
     FROM postings p JOIN eligible e ON e.id = p.unit
     WHERE p.owner = $1 AND p.term = ANY($2::text[])
@@ -184,43 +208,56 @@ WITH eligible AS (
     FROM matches CROSS JOIN size s GROUP BY term, s.n
 ), keyword AS (
     SELECT m.unit,
-        sum(r.idf * m.count * ({k1} + 1) / (m.count + {k1} * (1 - {b} + {b} * m.length / s.average))) AS score
+        sum(r.idf * m.count * ({k1} + 1) / (m.count + {k1} * (1 - {b} + {b} * m.length / s.average)))::float8 AS score
     FROM matches m JOIN rarity r USING (term) CROSS JOIN size s GROUP BY m.unit
-), vector AS ({nearest}
-), bounds AS (
-    SELECT (SELECT max(score) FROM keyword) AS best, (SELECT min(distance) FROM vector) AS near,
-        (SELECT max(distance) FROM vector) AS far
-), fused AS (
-    SELECT coalesce(k.unit, v.unit) AS unit, k.score AS keyword, v.distance,
-        {keywords} * coalesce(k.score / nullif(b.best, 0), 0)
-        + (1 - {keywords}) * coalesce((b.far - v.distance) / nullif(b.far - b.near, 0), 0) AS score
-    FROM keyword k FULL JOIN vector v ON v.unit = k.unit CROSS JOIN bounds b
-), best AS (
-    SELECT * FROM fused ORDER BY score DESC, unit DESC LIMIT $4
 )
-SELECT best.score, best.keyword, best.distance, u.text AS unit_text, u.turn AS turn_row,
-    t.key AS turn_key, t.role, t.text AS turn_text, t.said_at, t.message_id AS turn_message, t.external_id,
-    t.metadata AS turn_metadata, t.conversation AS turn_conversation, m.*
-FROM best JOIN units u ON u.id = best.unit
-LEFT JOIN memories m ON m.id = u.memory
-LEFT JOIN turns t ON t.id = u.turn
-ORDER BY best.score DESC, best.unit DESC
+SELECT array_agg(unit) AS units, array_agg(score) AS scores FROM keyword
 """
 
+# The vector is read in a SELECT of its own: where a plan is kept, its text would else be parsed anew for every unit.
 _ALL = """
-    SELECT id AS unit, embedding <=> $3::text::vector AS distance FROM eligible
-    WHERE embedding IS NOT NULL AND $3::text IS NOT NULL"""
+SELECT array_agg(u.id) AS units, array_agg(u.embedding <=> (SELECT $2::text::vector)) AS scores
+FROM units u WHERE u.owner = $1 AND u.embedding IS NOT NULL {where}
+"""
 
+# The owner as a literal: a plan that is kept could not use a partial index for a parameter.
 _NEAREST = """
-    SELECT near.id AS unit, near.distance FROM (
-        SELECT id, embedding::vector({dimension}) <=> $3::text::vector({dimension}) AS distance FROM units
-        WHERE owner = $1 AND embedding IS NOT NULL
-        ORDER BY embedding::vector({dimension}) <=> $3::text::vector({dimension}) LIMIT {nearest}
-    ) near JOIN eligible ON eligible.id = near.id"""
+SELECT array_agg(u.id) AS units, array_agg(near.distance) AS scores FROM (
+    SELECT id, embedding::vector({dimension}) <=> (SELECT $2::text::vector({dimension})) AS distance FROM units
+    WHERE owner = {owner} AND embedding IS NOT NULL
+    ORDER BY distance LIMIT {nearest}
+) near JOIN units u ON u.id = near.id WHERE u.owner = $1 {where}
+"""
+
+_ROWS = """
+SELECT u.id AS unit, u.text AS unit_text, u.turn AS turn_row,
+    t.key AS turn_key, t.role, t.text AS turn_text, t.said_at, t.message_id AS turn_message, t.external_id,
+    t.metadata AS turn_metadata, t.conversation AS turn_conversation, m.*
+FROM units u
+LEFT JOIN memories m ON m.id = u.memory AND m.owner = $1 AND m.deleted_at IS NULL
+LEFT JOIN turns t ON t.id = u.turn AND t.owner = $1
+WHERE u.owner = $1 AND u.id = ANY($2::bigint[]) AND (m.id IS NOT NULL OR t.id IS NOT NULL)
+"""
 
 
-def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> tuple[str, list[Any]]:
-    """What a unit must fulfil, as SQL from parameter ``first`` on, and the parameters."""
+def _leg(row: Any) -> Leg:
+    return dict(zip(row["units"] or (), row["scores"] or (), strict=True))
+
+
+def fused(keyword: Leg, vector: Leg, share: float, most: int) -> list[Fused]:
+    """The best units of both legs: ``share`` of the keywords' scores and the rest of the vectors', each 0 to 1."""
+    by_word = (share if vector else 1.0) / (max(keyword.values(), default=0.0) or 1.0)
+    near, far = min(vector.values(), default=0.0), max(vector.values(), default=0.0)
+    by_vector = (1 - share) / ((far - near) or 1.0)
+    totals = {unit: (far - distance) * by_vector for unit, distance in vector.items()}
+    for unit, score in keyword.items():
+        totals[unit] = totals.get(unit, 0.0) + score * by_word
+    best = heapq.nlargest(most, zip(totals.values(), totals, strict=True))
+    return [Fused(score, unit, keyword.get(unit), vector.get(unit)) for score, unit in best]
+
+
+def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowing:
+    """What a unit ``u`` must fulfil, as SQL from parameter ``first`` on, and the parameters."""
     parts: list[str] = []
     values: list[Any] = []
 
@@ -228,28 +265,39 @@ def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> tuple[st
         values.append(value)
         return f"${first + len(values) - 1}"
 
+    named = {"agent_id": filters.agent_id, "thread_id": filters.thread_id, "source": filters.source}
+    names = [(name, place(value)) for name, value in named.items() if value is not None]
+    times = [(sign, place(time)) for sign, time in ((">=", filters.since), ("<", filters.until)) if time is not None]
+    memories = [f"{name} = {value}" for name, value in names] + [f"created_at {sign} {time}" for sign, time in times]
+    turns = [f"c.{name} = {value}" for name, value in names] + [f"t.said_at {sign} {time}" for sign, time in times]
+    if filters.categories:
+        memories.append(f"categories && {place(filters.categories)}::text[]")
+    if filters.types:
+        memories.append(f"type = ANY({place(filters.types)}::text[])")
     if kinds != BOTH:
         parts.append("u.turn IS NULL" if "memory" in kinds else "u.memory IS NULL")
-    if "memory" in kinds:
-        parts.append("(m.id IS NULL OR m.deleted_at IS NULL)")
-        if filters.latest_only:
-            parts.append("(m.id IS NULL OR m.valid_to IS NULL)")
-    if "turn" in kinds and filters.latest_only:
-        parts.append(
-            "(t.id IS NULL OR t.key NOT IN (SELECT unnest(s.turn_keys) FROM memories s "
-            "WHERE s.owner = $1 AND s.valid_to IS NOT NULL AND s.deleted_at IS NULL))"
-        )
-    if filters.categories:
-        parts.append(f"m.categories && {place(filters.categories)}::text[]")
-    if filters.types:
-        parts.append(f"m.type = ANY({place(filters.types)}::text[])")
-    named = {"agent_id": filters.agent_id, "thread_id": filters.thread_id, "source": filters.source}
-    parts += [f"coalesce(m.{name}, c.{name}) = {place(value)}" for name, value in named.items() if value is not None]
-    if filters.since is not None:
-        parts.append(f"coalesce(m.created_at, t.said_at) >= {place(filters.since)}")
-    if filters.until is not None:
-        parts.append(f"coalesce(m.created_at, t.said_at) < {place(filters.until)}")
+    if "memory" in kinds and memories:
+        parts.append(_MEMORIES.format(" AND ".join(memories)))
+    if "turn" in kinds and turns:
+        parts.append(_TURNS.format(" AND ".join(turns)))
+    if filters.latest_only:
+        parts += [_CURRENT] * ("memory" in kinds) + [_NOT_SUPERSEDED] * ("turn" in kinds)
     return "".join(f" AND {part}" for part in parts), values
+
+
+_MEMORIES = """(u.memory IS NULL OR u.memory IN (
+    SELECT id FROM memories WHERE owner = $1 AND deleted_at IS NULL AND {}))"""
+
+_TURNS = """(u.turn IS NULL OR u.turn IN (
+    SELECT t.id FROM turns t JOIN conversations c ON c.id = t.conversation
+    WHERE t.owner = $1 AND c.owner = $1 AND {}))"""
+
+_CURRENT = """(u.memory IS NULL OR u.memory NOT IN (
+    SELECT id FROM memories WHERE owner = $1 AND deleted_at IS NULL AND valid_to IS NOT NULL))"""
+
+_NOT_SUPERSEDED = """(u.turn IS NULL OR u.turn NOT IN (
+    SELECT t.id FROM turns t JOIN memories s ON t.key = ANY(s.turn_keys)
+    WHERE t.owner = $1 AND s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL))"""
 
 
 def _hit(row: Any) -> Hit:

@@ -22,14 +22,14 @@ import msgspec
 
 _Meaning = Callable[[re.Match[str], str, datetime], datetime | None]
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_SHORT = {name[:3]: n for n, name in enumerate(_MONTHS, 1)} | {"sept": 9}
+MONTHS = "january february march april may june july august september october november december".split()
+_SHORT = {name[:3]: n for n, name in enumerate(MONTHS, 1)} | {"sept": 9}
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _NUMBERS = {
     word: n for n, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)
 } | {"a": 1, "an": 1, "a couple of": 2}
 
-_MONTH = rf"(?P<month>{'|'.join(_MONTHS)}|{'|'.join(_SHORT)})\b\.?"
+_MONTH = rf"(?P<month>{'|'.join(MONTHS)}|{'|'.join(_SHORT)})\b\.?"
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _DAY = r"(?P<day>[0-3]?\d)(?:st|nd|rd|th)?"
 
@@ -53,8 +53,8 @@ _ISO = re.compile(r"\b(?P<year>(?:19|20)\d\d)-(?P<month>[01]\d)-(?P<day>[0-3]\d)
 _DAY_MONTH = re.compile(rf"\b{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?\b")
 _MONTH_DAY = re.compile(rf"\b{_MONTH} {_DAY}\b(?:,? {_YEAR}\b)?")
 _MONTH_YEAR = re.compile(rf"\b{_MONTH}(?: of)?,? {_YEAR}\b")
-_LAST_MONTH_NAME = re.compile(rf"\blast (?P<month>{'|'.join(_MONTHS)})\b")
-_IN_MONTH = re.compile(rf"\b(?:in|since|back in) (?:early |late |mid-?)?(?P<month>{'|'.join(_MONTHS)})\b(?! \d)")
+_LAST_MONTH_NAME = re.compile(rf"\blast (?P<month>{'|'.join(MONTHS)})\b")
+_IN_MONTH = re.compile(rf"\b(?:in|since|back in) (?:early |late |mid-?)?(?P<month>{'|'.join(MONTHS)})\b(?! \d)")
 _IN_YEAR = re.compile(rf"\b(?:in|since|back in|during) (?:early |late |mid-?)?{_YEAR}\b")
 _AGO = re.compile(
     r"\b(?P<count>\d{1,3}|a couple of|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve) "
@@ -69,7 +69,7 @@ _VAGUE = re.compile(
     r"\b(?:today|tonight|tomorrow|earlier|just now|this (?:morning|afternoon|evening|week|weekend|month|year|spring|"
     r"summer|autumn|fall|winter)|(?:last|next|the other) (?:day|night|time|week|weekend|month|year|spring|summer|"
     r"autumn|"
-    rf"fall|winter|christmas|easter|{'|'.join(_DAYS)}|{'|'.join(_MONTHS)})|(?:few|several|some|many|couple of) "
+    rf"fall|winter|christmas|easter|{'|'.join(_DAYS)}|{'|'.join(MONTHS)})|(?:few|several|some|many|couple of) "
     r"(?:minutes|hours|days|weeks|months|years) ago|\d{1,2}/\d{1,2}/(?:\d{4}|\d\d)|"
     r"at \d{1,2}(?::\d\d)? ?(?:am|pm)|(?:minutes|hours|days|weeks|months|years) ago)\b"
 )

@@ -11,10 +11,9 @@ Choices:
 2. What finishes together is stored together: a statement for a batch costs hardly more than for one message, and what
    remembering costs is taken from the cores that carry tokens. A batch in which one message fails stores nothing; the
    loop then hands over each alone.
-3. A batch goes in rounds, each a transaction: two messages of one conversation, and two of one end user that both say
-   something, are stored one after the other, for what is drawn from one may supersede what was drawn from the other.
-   Batches of one process take turns for a user, in the order given: a thread reads as it was written. What comes later
-   all the same, from a process that died, finds its place by when it was asked (`store_turns`, `adding`).
+3. Two messages of one conversation are stored one after the other, as they were asked: a batch goes in rounds, each a
+   transaction, and batches of one process take turns. What comes late all the same, from a process that died, finds its
+   place by when it was asked (`store_turns`, `adding`).
 4. Embedding happens before the transaction, never inside: it takes longer than everything else. Answers, long histories
    and, while messages come one after the other, also what users say are stored and found by their words first;
    `upkeep.keep_embedded` follows, as slowly as the streams need it to.
@@ -23,6 +22,7 @@ Choices:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
@@ -42,22 +42,26 @@ from app.database import Database
 from app.errors import RepriseError
 from app.llm.types import Request
 from app.memory import remembered, rules
-from app.memory.conversations import NewTurns, conversation_id, ensure_owners, find_owner, keyed, store_turns
-from app.memory.embedding import Embedder, Vector
-from app.memory.index import texts_of, vectors_for
+from app.memory.categories import categorise
+from app.memory.conversations import NewTurns, conversation_id, ensure_owners, keyed, store_turns
+from app.memory.drawing import draw
+from app.memory.embedding import Embedder
+from app.memory.index import Vectors, texts_of, vectors_for
 from app.memory.memories import Memories
 from app.memory.recall import text_of, without_recalled
 from app.memory.records import clean, lock
 from app.memory.remembered import Mark, Name, Outcome
-from app.memory.search import Search
-from app.memory.types import Draft, Memory, Origin, Owner, Turn
+from app.memory.rules import Statement
+from app.memory.types import Origin, Owner, Turn
 from app.workers import extraction
 from app.workers.upkeep import Signal
 
 GROUP = "remember"
 PLATFORM = "reprise"
 VECTORS_AT_ONCE = 64
-MOST_PROBES, PROBED = 8, 12
+
+_Place = tuple[str, str, str]
+"""An account, a user, and what they call a conversation."""
 
 logger = structlog.get_logger(__name__)
 
@@ -71,8 +75,8 @@ class _Said(msgspec.Struct, kw_only=True):
     turns: list[Turn]
     conversation: str
     new: list[Turn] = []
-    statements: list[str] = []
-    drafts: list[Draft] = []
+    statements: list[Statement] = []
+    categories: list[list[str]] = []
 
     @property
     def name(self) -> Name:
@@ -100,17 +104,16 @@ class Bridge:
         self._database = database
         self._memories = memories
         self._embedder = embedder
-        self._search = Search(database, None)  # by keywords alone: so probes are meant
         self._debounce_s = debounce_s
         self._stored = stored or Signal()
         self._arriving = anyio.Lock()
-        self._under_way: WeakValueDictionary[tuple[str, str], anyio.Event] = WeakValueDictionary()
+        self._under_way: WeakValueDictionary[_Place, anyio.Event] = WeakValueDictionary()
 
     async def __call__(self, deliveries: Sequence[Delivery]) -> None:
         """Handles deliveries, all or none. Raises RepriseError when one cannot be remembered (now)."""
         async with self._arriving:
             messages = await self._messages(deliveries)
-            in_turn = self._in_turn({(message.account, message.user) for message in messages})
+            in_turn = self._in_turn({(one.account, one.user, _external_id(one)) for one in messages})
         async with in_turn:
             if not messages:
                 return  # deleted, or not wanted
@@ -131,11 +134,11 @@ class Bridge:
         wanted = [message for message in found if message is not None and message.to_remember]
         return sorted(wanted, key=lambda message: message.created)
 
-    def _in_turn(self, users: set[tuple[str, str]]) -> AbstractAsyncContextManager[None]:
-        """A block that begins when the batches that were given before and have one of these users are through."""
-        before = [self._under_way[user] for user in users if user in self._under_way]
+    def _in_turn(self, conversations: set[_Place]) -> AbstractAsyncContextManager[None]:
+        """A block that begins when the batches that came before and go on with one of these are through."""
+        before = [self._under_way[one] for one in conversations if one in self._under_way]
         through = anyio.Event()
-        self._under_way.update(dict.fromkeys(users, through))
+        self._under_way.update(dict.fromkeys(conversations, through))
 
         @asynccontextmanager
         async def turn() -> AsyncIterator[None]:
@@ -178,30 +181,20 @@ class Bridge:
 
     async def _remember(self, these: list[_Said]) -> dict[Name, Outcome]:
         """Stores the messages of one round; what became of each that was not deleted."""
-        # everything slow comes before the transaction: it needs the names the rows will have, not the rows
         vectors = await vectors_for(self._embedder, self._texts(these))
+        told = [statement.text for one in these for statement in one.statements]
+        named = iter(await categorise(told, self._embedder))
         for one in these:
-            one.drafts = await self._drafts(one) if one.statements else []
+            one.categories = [next(named) for _ in one.statements]
         return await self._store(these, vectors)
 
     def _texts(self, these: list[_Said]) -> list[str]:
         """What is embedded before it is stored."""
-        told = [text for one in these for text in one.statements[:VECTORS_AT_ONCE]]
+        told = [statement.text for one in these for statement in one.statements[:VECTORS_AT_ONCE]]
         asked = [text for one in these for turn in one.new if turn.role == "user" for text in texts_of(turn)]
         return told if self._stored.busy or len(asked) > VECTORS_AT_ONCE else told + asked
 
-    async def _drafts(self, one: _Said) -> list[Draft]:
-        """What the rules draw from new turns, knowing the memories that it may repeat or supersede."""
-        existing: dict[str, Memory] = {}
-        probes = rules.probes(one.new)[:MOST_PROBES]
-        owner = await find_owner(self._database, *one.user) if probes else None
-        if owner is not None:
-            for probe in probes:
-                found = await self._search.search(owner, probe, limit=PROBED, kinds=frozenset({"memory"}))
-                existing |= {hit.memory.id: hit.memory for hit in found.hits if hit.memory is not None}
-        return extraction.dated(await rules.draft(one.new, self._embedder, list(existing.values())), one.new)
-
-    async def _store(self, these: list[_Said], vectors: dict[str, Vector]) -> dict[Name, Outcome]:
+    async def _store(self, these: list[_Said], vectors: Vectors) -> dict[Name, Outcome]:
         """The one transaction."""
         async with self._database.transaction() as connection:
             owners = await ensure_owners(connection, {one.user for one in these})
@@ -217,20 +210,21 @@ class Bridge:
                 due = [(owners[one.user], one.conversation) for one in grown]
                 await extraction.schedule(connection, due, self._debounce_s)
             for one in left:
-                memory_ids = await self._add(connection, owners[one.user], one) if one.drafts else []
+                memory_ids = await self._draw(connection, owners[one.user], one, vectors) if one.statements else []
                 outcomes[one.name] = _stored(one, memory_ids)
             await remembered.mark(connection, [_mark(one, owners[one.user]) for one in left])
             return outcomes
 
-    async def _add(self, connection: Any, owner: Owner, one: _Said) -> list[str]:
-        """Adds what was drawn from a message; the ids of the memories it made."""
+    async def _draw(self, connection: Any, owner: Owner, one: _Said, vectors: Vectors) -> list[str]:
+        """Draws memories from a message; the ids of those it made."""
         memories = await self._memories.add(
             connection,
             owner,
-            one.drafts,
+            await draw(connection, owner, one.statements, one.categories),
             origin=msgspec.structs.replace(_origin(one.message), conversation=one.conversation),
             extractor=rules.NAME,
             source_key=f"{one.message.id} {one.message.created}",
+            vectors=vectors,
         )
         return [memory.id for memory in memories]
 
@@ -255,16 +249,15 @@ class Bridge:
 
 
 def _rounds(said: list[_Said]) -> list[list[_Said]]:
-    """In each round a conversation once, and a user of whom something is told once; in the order given."""
+    """In each round a conversation once; in the order given."""
     rounds: list[list[_Said]] = []
-    earliest: dict[object, int] = {}
+    seen: Counter[str] = Counter()
     for one in said:
-        names = [one.conversation, *([one.user] if one.statements else [])]
-        place = max(earliest.get(name, 0) for name in names)
+        place = seen[one.conversation]
+        seen[one.conversation] += 1
         if place == len(rounds):
             rounds.append([])
         rounds[place].append(one)
-        earliest |= dict.fromkeys(names, place + 1)
     return rounds
 
 

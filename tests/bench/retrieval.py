@@ -13,7 +13,7 @@ import msgspec
 
 from app.database import Database, open_pool
 from app.memory import search as searching
-from app.memory.conversations import conversation_id, ensure_owner, keyed, store_turns
+from app.memory.conversations import NewTurns, conversation_id, ensure_owner, keyed, store_turns
 from app.memory.embedding import Embedder, open_embedder
 from app.memory.index import embed_missing, index_memories
 from app.memory.search import Search
@@ -126,7 +126,7 @@ async def _fill(database: Database, owner: Owner, count: int, rng: random.Random
         )
         memories = [_memory(one, draft) for one, draft in zip(ids, drafts, strict=True)]
         vectors = {draft.text: row for draft, row in zip(drafts, rows, strict=True)}
-        await index_memories(connection, owner, memories, vectors)
+        await index_memories(connection, owner, memories, vectors, new=True)
 
 
 def _memory(memory_id: str, draft: Draft) -> Memory:
@@ -192,26 +192,22 @@ async def _store(database: Database, owner: Owner, conversation: dict[str, Any])
         session += 1
         rows = conversation[f"session_{session}"]
         texts = [" ".join(filter(None, (row["text"], row.get("blip_caption")))) for row in rows]
+        began = datetime.strptime(conversation[f"session_{session}_date_time"], "%I:%M %p on %d %B, %Y")
         keys = keyed([("user", text) for text in texts], conversation_id(owner, "locomo", str(session)))
         turns = [
             Turn(
                 key=key,
                 role="user",
                 text=text,
-                said_at=_BEGAN + timedelta(days=session, minutes=n),
+                said_at=began.replace(tzinfo=UTC) + timedelta(minutes=n),
                 external_id=row["dia_id"],
                 metadata={"name": row["speaker"]},
             )
             for n, (key, text, row) in enumerate(zip(keys, texts, rows, strict=True))
         ]
+        origin = Origin(source="locomo")
+        said = NewTurns(owner=owner, platform="locomo", external_id=str(session), turns=turns, origin=origin)
         async with database.transaction() as connection:
-            await store_turns(
-                connection,
-                owner,
-                platform="locomo",
-                external_id=str(session),
-                turns=turns,
-                origin=Origin(source="locomo"),
-            )
+            await store_turns(connection, [said])
         known |= {row["dia_id"] for row in rows}
     return known
