@@ -21,7 +21,11 @@ from redis.asyncio import Redis
 from app.engines.embedded import embedded
 from app.engines.home import Urls, hold
 from app.settings import Settings, environment
-from tests.system import KEY, System, system
+from tests.system import KEY, System, remove_first_start, system
+
+
+def pytest_sessionfinish() -> None:
+    remove_first_start()  # not at exit: the processes of pytest-xdist end without it
 
 
 @pytest.fixture

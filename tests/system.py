@@ -2,14 +2,21 @@
 
 ``async with system(short_tmp) as s`` gives a fresh deployment. Models are named as `tests.upstream` reads them, through
 the direct path; with ``lite-`` in front the same model is asked through litellm.
+
+1. Every deployment begins on a copy of one first start (`lay_data`): setting engines up takes seconds, and what it does
+   is proved where nothing is copied (`test_engines`, `test_run`, `test_cli`).
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -17,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import httpx
 import msgspec
 
+from app.database import migrate
 from app.engines.embedded import Engines, embedded
 from app.engines.home import hold
 from app.settings import Settings
@@ -101,7 +110,7 @@ class System:
 
         def started() -> bool:
             assert process.returncode is None, self.logs()
-            return b"worker.started" in self._logs[process.pid].read_bytes()
+            return "worker.started" in self.log(process)
 
         if "--until-idle" not in options:
             await until(started, 30)
@@ -114,7 +123,7 @@ class System:
 
         def started() -> bool:
             assert process.returncode is None, self.logs()
-            return b"worker.started" in self._logs[process.pid].read_bytes()
+            return "worker.started" in self.log(process)
 
         await until(started, 30)
         return process
@@ -165,6 +174,10 @@ class System:
         except TimeoutError:
             raise AssertionError(f"{message_id} did not end\n{self.logs()}") from None
 
+    def log(self, process: Process) -> str:
+        """What one of the processes printed."""
+        return self._logs[process.pid].read_text()
+
     def logs(self) -> str:
         """What the processes printed, for the message of a failed test."""
         return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.place.glob("*.log")))
@@ -182,6 +195,7 @@ async def system(
     place: Path, *, workers: int = 1, webs: int = 1, background: int = 0, demo: bool = False, **changes: Any
 ) -> AsyncIterator[System]:
     """A deployment for the time of a test; every process is gone afterwards. ``demo``: no model but the built-in."""
+    await anyio.to_thread.run_sync(lay_data, place / "data")
     async with upstream() as up, hold(place / "data") as home, embedded(home) as engines:
         models = place / "models.toml"
         models.write_text("".join(_aliases(up.base_url)))
@@ -196,8 +210,6 @@ async def system(
         )
         made = System(place, settings, up, engines)
         try:
-            migrated = await made.spawn("migrate")
-            assert await migrated.wait() == 0, made.logs()
             for _ in range(webs):
                 await made.start_web()
             for _ in range(workers):
@@ -210,6 +222,30 @@ async def system(
             with anyio.CancelScope(shield=True):
                 for process in [*made.webs, *made.workers]:
                     await process.wait()
+
+
+def lay_data(data: Path) -> None:
+    """The data directory that a first start leaves: engines set up and stopped, the schema made, nothing in it."""
+    subprocess.run(["cp", "-a", _first_start(), data], check=True)  # it keeps the owners, which shutil does not
+
+
+def remove_first_start() -> None:
+    """Removes what `lay_data` copies from, if it was ever called: at the end of a test session."""
+    if _first_start.cache_info().currsize:
+        shutil.rmtree(_first_start().parent, ignore_errors=True)
+
+
+@functools.cache
+def _first_start() -> Path:
+    place = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
+
+    async def start(data: Path) -> None:
+        async with hold(data) as home, embedded(home) as engines:
+            await migrate(Settings(database_url=engines.urls.database_url, data_dir=str(data)))
+
+    with anyio.from_thread.start_blocking_portal() as portal:
+        portal.call(start, place / "data")
+    return place / "data"
 
 
 def _aliases(base_url: str) -> Iterable[str]:

@@ -1,6 +1,6 @@
 """The supervisor: it restarts what dies or hangs, stops everything in time, and leaves nothing behind, even killed.
 
-The children here are tiny programs that only beat; the engines are real.
+The children here are tiny programs that only beat; the engines are real, on the data of an earlier start.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from app.engines.process import running_in
 from app.errors import StartFailed
 from app.settings import Settings
 from app.supervise import Program, free_port, page_address, ready, supervise
+from tests.system import lay_data
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -117,6 +118,8 @@ class Running:
 
 @contextmanager
 def supervisor(place: Path, *kinds: str) -> Iterator[Running]:
+    if not (place / "data").exists():
+        lay_data(place / "data")
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, str(place), *kinds],
         cwd=REPOSITORY,

@@ -292,12 +292,15 @@ _TURNS = """(u.turn IS NULL OR u.turn IN (
     SELECT t.id FROM turns t JOIN conversations c ON c.id = t.conversation
     WHERE t.owner = $1 AND c.owner = $1 AND {}))"""
 
-_CURRENT = """(u.memory IS NULL OR u.memory NOT IN (
-    SELECT id FROM memories WHERE owner = $1 AND deleted_at IS NULL AND valid_to IS NOT NULL))"""
+# By units: those of an owner are then read from an index alone.
+_CURRENT = """u.id NOT IN (
+    SELECT x.id FROM memories s JOIN units x ON x.memory = s.id AND x.owner = $1
+    WHERE s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL)"""
 
-_NOT_SUPERSEDED = """(u.turn IS NULL OR u.turn NOT IN (
-    SELECT t.id FROM turns t JOIN memories s ON t.key = ANY(s.turn_keys)
-    WHERE t.owner = $1 AND s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL))"""
+_NOT_SUPERSEDED = """u.id NOT IN (
+    SELECT x.id FROM memories s CROSS JOIN unnest(s.turn_keys) AS said
+    JOIN turns t ON t.owner = $1 AND t.key = said JOIN units x ON x.turn = t.id AND x.owner = $1
+    WHERE s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL)"""
 
 
 def _hit(row: Any) -> Hit:
