@@ -3,6 +3,9 @@
 The memory store is opened beside the work, and again until it is there: a generate process starts, and answers, with
 PostgreSQL down. What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
 on without them, and its ``memory_recall`` says why.
+
+A first search takes longer than that: connections are opened, the server reads its catalogues, the model's weights are
+touched. So one is made when the store opens, and again now and then: idle connections are closed, PostgreSQL restarts.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ from app.memory.embedding import Embedder
 from app.memory.index import open_matching
 from app.memory.recall import RECALL_S, Recall, quoted
 from app.memory.search import Search
-from app.memory.types import Hit
+from app.memory.types import Hit, Owner
 from app.settings import Settings
 
 RETRY_S = 1.0
+WARM_S = 60.0
+"""Between searches for nobody. Less than a pool keeps an idle connection."""
+NOBODY = Owner(0, "", "")
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +52,14 @@ class Recaller:
                 try:
                     if self._database is None:
                         self._database = await stack.enter_async_context(open_pool(self._settings))
-                    self._recall = Recall(Search(self._database, await self._embedder(self._database)))
+                    search = Search(self._database, await self._embedder(self._database))
+                    await _warm(search)
+                    self._recall = Recall(search)
                 except (Unavailable, StartFailed, asyncpg.UndefinedTableError):  # the last: not migrated yet
                     await anyio.sleep(RETRY_S)
-            await anyio.sleep_forever()
+            while True:
+                await anyio.sleep(WARM_S)
+                await _warm(search)
 
     async def _embedder(self, database: Database) -> Embedder | None:
         try:
@@ -78,6 +88,13 @@ class Recaller:
             raise RecallFailed("the memory store is not open yet")
         owner = await find_owner(self._database, message.account, message.user)
         return [] if owner is None else await self._recall.recall(owner, request.messages, limit=message.recall)
+
+
+async def _warm(search: Search) -> None:
+    try:
+        await search.search(NOBODY, "warm")
+    except Exception as error:  # whatever it is: no message is behind it
+        log.warning("recall.cold", error=type(error).__name__)
 
 
 def _failed(message: Message, reason: str) -> bytes:
