@@ -93,8 +93,10 @@ class Recaller:
 async def _warm(search: Search) -> None:
     try:
         await search.search(NOBODY, "warm")
-    except Exception as error:  # whatever it is: no message is behind it
-        log.warning("recall.cold", error=type(error).__name__)
+    except Unavailable:
+        pass
+    except Exception:  # whatever it is: no message is behind it
+        log.exception("recall.cold")
 
 
 def _failed(message: Message, reason: str) -> bytes:
