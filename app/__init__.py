@@ -18,8 +18,9 @@ PostgreSQL: accounts, keys and secrets, and all that is remembered (`memory/`); 
 The path of one message
 -----------------------
 1. ``POST /v1/messages/async`` → `web/messages` checks the body (`web/initiate`) and calls `chat/lifecycle.create`:
-   one script writes the message, one puts it in its account's queue (`chat/queue`) and wakes a worker (`chat/control`).
-2. `workers/generate` claims a place in the queue, then the message under a random claim token, and opens its model.
+   the message is written and put in its account's queue (`chat/queue`), and a worker is woken (`chat/control`), by one
+   script where one partition holds both, else by two.
+2. `workers/generate` takes it from the queue, claimed under a random token, likewise, and opens its model.
 3. The model's deltas (`llm/types`) become content-block events in `chat/events.Assembler`; `chat/writer` carries the
    events of all messages of the process to Redis in one pipeline. Each event is one entry of the message's stream,
    numbered densely: its number is the SSE ``id:`` and the cursor.

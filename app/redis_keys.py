@@ -6,7 +6,7 @@ script can touch it. Tags are searched for so that partition i lands in the i-th
 obvious tags ``{0}`` … ``{15}`` leave masters without a key.
 
 In the names below ``M`` is ``<account>/<message id>``, ``A`` the account, ``W`` a worker's name, ``G`` a
-consumer group.
+consumer group, ``T`` a claim token.
 
 ======================  ======  ==================  =====================================================
 message partition       type    written by          holds, and for how long
@@ -21,6 +21,7 @@ message partition       type    written by          holds, and for how long
 ``unseen``              zset    chat/lifecycle      messages to cancel unless observed by then (ms)
 ``owners``              set     chat/lifecycle      workers that own a message here
 ``own:W``               set     chat/lifecycle      the messages that worker owns
+``took:T``              string  chat/lifecycle      claim token that has taken messages; half a minute
 ``alive:W``             string  chat/liveness       a worker's liveness; 5 s, renewed every 1.5 s
 ``sweep``               string  chat/liveness       one sweeper at a time; under a second
 ``workers``             zset    chat/liveness       workers of every kind by last beat (first partition only)

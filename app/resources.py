@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 from redis.asyncio import BlockingConnectionPool, RedisCluster
-from redis.asyncio import Redis as StandaloneRedis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -33,7 +32,7 @@ from app.accounts import Accounts
 from app.database import Database, migrate, open_pool
 from app.errors import StartFailed, Unavailable
 from app.llm.transport import KEPT_CONNECTIONS, DirectTransport
-from app.redis_connections import PROMPT
+from app.redis_connections import PROMPT, PromptPool, PromptRedis
 from app.redis_door import Redis, redis_door
 from app.redis_keys import Keys
 from app.settings import Settings, place_of, proxy_named
@@ -158,9 +157,9 @@ def redis_client(url: str, *, timeout_s: float | None, connections: int, retries
         options |= {"max_connections": connections, "timeout": POOL_WAIT_S}
         if scheme in ("redis+sentinel", "rediss+sentinel"):
             return _behind_sentinel(url, options)
-        pool = BlockingConnectionPool.from_url(url, **options)
+        pool = PromptPool.from_url(url, **options)
         pool.connection_class = PROMPT.get(scheme, pool.connection_class)
-        return StandaloneRedis.from_pool(pool)
+        return PromptRedis.from_pool(pool)
     except (ValueError, RedisClusterException) as error:
         raise StartFailed(f"setting redis_url (REPRISE_REDIS_URL) is no Redis address: {error}") from None
 

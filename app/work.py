@@ -83,7 +83,7 @@ async def _generate(
         tg.start_soon(_stop_on_signal, worker.stop)
         tg.start_soon(listen, resources.blocking_redis(), lambda: worker.channels)
         tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
-        tg.start_soon(recaller.run)
+        tg.start_soon(recaller.run, lambda: worker.busy)
         tg.start_soon(pulse, lambda: worker.heart.name)
         log.info("worker.started", kind="generate", worker=worker.heart.name)
         await worker.run(until_idle=until_idle)

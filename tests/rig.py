@@ -59,7 +59,7 @@ async def claim(lifecycle: Lifecycle, message_id: str, worker: str = "generate-w
     await lifecycle.scripts.run("worker_renew", base, worker, 60_000)
     claimed = await lifecycle.claim(account, message_id, worker, ids.token())
     assert claimed is not None
-    await lifecycle.queue.started(claimed[0])
+    await lifecycle.scripts.run_many([lifecycle.queue.started(claimed[0])])
     return claimed[0]
 
 

@@ -230,7 +230,7 @@ class Author:
         claimed = await self.lifecycle.claim(self.account, self.id, self.worker, self.token)
         assert claimed is not None
         if claimed[0].attempt == 1:
-            await self.lifecycle.queue.started(claimed[0])
+            await self.lifecycle.scripts.run_many([self.lifecycle.queue.started(claimed[0])])
         self.seq = (claimed[0].attempt - 1) * ATTEMPT_SPAN + (1 if claimed[0].attempt > 1 else 0)
         self.assembler = Assembler(self.id, "test-model")
         return claimed[0]

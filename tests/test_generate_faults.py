@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from app.chat.lifecycle import Lifecycle
-from app.chat.scripts import Redis, Scripts
+from app.chat.scripts import Call, Redis, Scripts
 from app.errors import Unavailable
 from app.llm.types import Delta, Request, Stop, Text
 from app.redis_keys import Keys
@@ -38,6 +39,14 @@ class LossyScripts(Scripts):
             self.lose[name] -= 1
             raise Unavailable("the reply was lost")
         return reply
+
+    async def run_many(self, calls: list[Call]) -> list[Any]:
+        replies = await super().run_many(calls)
+        for name, _, _ in calls:
+            if self.lose.get(name, 0) > 0:
+                self.lose[name] -= 1
+                raise Unavailable("the replies were lost")
+        return replies
 
 
 class LossyLifecycle(Lifecycle):
@@ -83,13 +92,13 @@ class Rig:
         await until(spoken)
 
 
-@pytest.fixture
-async def rig(settings: Settings):
-    async with lifecycle_on(settings) as plain:
+@pytest.fixture(params=[1, 3], ids=["one partition", "three partitions"])
+async def rig(settings: Settings, request: pytest.FixtureRequest):
+    async with lifecycle_on(msgspec.structs.replace(settings, partitions=request.param)) as plain:
         yield Rig(LossyLifecycle(plain.redis, plain.keys, settings))
 
 
-@pytest.mark.parametrize("script", ["message_claim", "queue_started", "message_finish", "queue_leave"])
+@pytest.mark.parametrize("script", ["message_claim", "message_take", "queue_started", "message_finish", "queue_leave"])
 async def test_a_lost_reply_costs_neither_the_message_nor_its_slot(rig: Rig, script: str):
     rig.model.go.set()
     rig.lifecycle.scripts.lose[script] = 2
@@ -117,15 +126,48 @@ async def test_a_late_hint_about_an_earlier_claim_leaves_no_message_behind(rig: 
     assert (message.status, message.attempt, message.losses) == ("completed", 2, 0)
 
 
+async def test_a_message_that_comes_back_before_its_loss_is_noticed_starts_anew(rig: Rig):
+    lifecycle, name = rig.lifecycle, rig.worker.heart.name
+    await lifecycle.create(new_message("m"))
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(rig.worker.run)
+        await rig.speaking()
+        await lifecycle.redis.delete(f"{lifecycle.keys.message_base('acc', 'm')}alive:{name}")
+        assert await lifecycle.take_from_dead("acc/m", name) is not None
+        rig.worker._wake.set()
+
+        async def taken_again() -> bool:
+            return (await lifecycle.read("acc", "m")).worker == name
+
+        await until(taken_again)
+        rig.model.go.set()
+        message = await rig.ended()
+        await rig.worker.stop()
+    assert (message.status, message.attempt, message.losses) == ("completed", 2, 1)
+    assert await lifecycle.queue.depth() == (0, 0)
+
+
+async def test_a_take_that_redis_runs_after_its_repeat_takes_nothing(settings: Settings):
+    async with lifecycle_on(settings) as lifecycle:
+        await lifecycle.create(new_message("m"))
+        base = lifecycle.keys.bases[0]
+        assert await lifecycle.taken(base, "generate-w", "token") == []
+        assert await lifecycle.take(base, 1, "generate-w", "token") == []
+        ((member, _),) = await lifecycle.take(base, 1, "generate-w", "another")
+        assert member == "acc/m"
+        assert [member for member, _ in await lifecycle.taken(base, "generate-w", "another")] == ["acc/m"]
+
+
 async def test_stopping_while_a_claim_is_under_way_takes_nothing(rig: Rig):
     await rig.lifecycle.create(new_message("m"))
-    release = rig.lifecycle.scripts.hold["queue_claim"] = anyio.Event()
+    release = anyio.Event()
+    rig.lifecycle.scripts.hold = {"queue_claim": release, "message_take": release}
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tg:
             tg.start_soon(rig.worker.run)
             await rig.lifecycle.scripts.held.wait()
             await rig.worker.stop()
             release.set()
-    assert (await rig.lifecycle.read("acc", "m")).status == "pending"
-    del rig.lifecycle.scripts.hold["queue_claim"]
+    assert not (await rig.lifecycle.read("acc", "m")).worker
+    rig.lifecycle.scripts.hold = {}
     assert await rig.lifecycle.queue.claim(rig.lifecycle.keys.account_base("acc"), 1) == ["acc/m"]

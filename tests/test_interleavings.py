@@ -20,9 +20,9 @@ import pytest
 
 from app import ids
 from app.chat.events import ATTEMPT_SPAN, Entry
-from app.chat.lifecycle import Lifecycle
+from app.chat.lifecycle import Claimed, Lifecycle
 from app.chat.liveness import Sweeper
-from app.chat.message import FINAL
+from app.chat.message import FINAL, Message
 from app.chat.scripts import Redis, Scripts
 from app.errors import Conflict, NotFound, Unavailable
 from app.redis_keys import Keys
@@ -175,16 +175,22 @@ class World:
     async def work(self, worker: str, tokens: int, outcome: str) -> None:
         """What a generate worker does, in its order."""
         for base in self.lifecycle.keys.bases:
-            for member in await self.lifecycle.queue.claim(base, 1):
-                await self._generate(member, worker, tokens, outcome)
+            token = ids.token()
+            try:
+                taken = await self.lifecycle.take(base, 1, worker, token)
+            except Unavailable:
+                taken = await insist(lambda base=base, token=token: self.lifecycle.taken(base, worker, token))
+            for member, claimed in taken:
+                if own := claimed or await self._claim(member, worker):
+                    await self._generate(own[0], tokens, outcome)
 
-    async def _generate(self, member: str, worker: str, tokens: int, outcome: str) -> None:
-        account, _, message_id = member.partition("/")
+    async def _claim(self, member: str, worker: str) -> Claimed | None:
         token = ids.token()
-        claimed = await insist(lambda: self.lifecycle.claim(account, message_id, worker, token))
-        if claimed is None:
-            return
-        message, base = claimed[0], self.lifecycle.keys.message_base(account, message_id)
+        return cast(Any, await insist(lambda: self.lifecycle.claim(*member.split("/"), worker, token)))
+
+    async def _generate(self, message: Message, tokens: int, outcome: str) -> None:
+        member, message_id, token = message.member, message.id, message.token
+        base = self.lifecycle.keys.message_base(message.account, message_id)
         seq = message.last_seq
         for _ in range(tokens):
             args = (member, token, 1, 1, "", seq + 1, "t0", f"{message.attempt}")

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from app.database import Database, migrate, open_pool
@@ -17,7 +18,7 @@ from app.memory import search as search_module
 from app.memory.conversations import conversation_id
 from app.memory.index import WINDOW, as_text, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
-from app.memory.search import BOTH, K1, B, Fused, Search, add_indexes, fused
+from app.memory.search import BOTH, K1, B, Fused, Leg, Search, add_indexes, fused
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
@@ -334,8 +335,8 @@ async def test_an_index_gives_all_that_is_wanted_and_nothing_of_others(
     search = Search(by_index, space)
     (vector,) = await space.embed([f"note 1 of {other.id}"])
     found = await search._nearest(owner, vector, search_module._conditions(Filters(), BOTH, first=3))
-    assert len(found) == 60  # an index gives 40 to who does not ask for more
-    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", list(found))
+    assert len(found.units) == 60  # an index gives 40 to who does not ask for more
+    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", found.units.tolist())
     assert [row["owner"] for row in units] == [owner.id]
     statement = search_module._NEAREST.format(owner=owner.id, dimension=8, nearest=60, where="")
     plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, as_text(vector))
@@ -380,10 +381,15 @@ async def test_without_postgresql_search_is_unavailable(settings: Settings, owne
         await search.search(owner, "Lyon")
 
 
+def leg(scores: dict[int, float]) -> Leg:
+    return Leg(np.array(list(scores), np.int64), np.array(list(scores.values()), np.float64))
+
+
 def test_fusion_adds_what_the_legs_found_each_brought_to_one() -> None:
-    found = fused({1: 8.0, 2: 4.0}, {2: 0.1, 3: 0.5, 1: 0.9}, 0.6, 10)
+    nothing = leg({})
+    found = fused(leg({1: 8.0, 2: 4.0}), leg({2: 0.1, 3: 0.5, 1: 0.9}), 0.6, 10)
     assert [(one.unit, one.keyword, one.distance) for one in found] == [(2, 4.0, 0.1), (1, 8.0, 0.9), (3, None, 0.5)]
     assert [one.score for one in found] == pytest.approx([0.6 * 0.5 + 0.4, 0.6, 0.4 * 0.5])
-    assert [one.unit for one in fused({1: 8.0, 2: 4.0}, {}, 0.6, 1)] == [1]
-    assert fused({5: 2.0}, {}, 0.6, 10)[0].score == 1.0
-    assert fused({}, {}, 0.6, 10) == []
+    assert [one.unit for one in fused(leg({1: 8.0, 2: 4.0}), nothing, 0.6, 1)] == [1]
+    assert fused(leg({5: 2.0}), nothing, 0.6, 10)[0].score == 1.0
+    assert fused(nothing, nothing, 0.6, 10) == []

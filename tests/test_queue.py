@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from app.chat.lifecycle import Lifecycle
+from app.chat.message import iso
 from app.settings import Settings
 from tests.rig import claim, lifecycle_on, new_message
 
@@ -71,3 +73,18 @@ async def test_cancelling_a_waiting_message_takes_it_out_of_the_queue(lifecycle:
     await lifecycle.cancel("a", "a000")
     await lifecycle.create(new_message("a002", account="a", max_queued=2))
     assert await lifecycle.queue.claim(base(lifecycle), 3) == ["a/a001", "a/a002"]
+
+
+@pytest.mark.parametrize(
+    "created", [1, 68_169_600_000, 951_868_799_999, 1_709_164_800_000, 1_735_689_599_009, 4_107_542_400_000]
+)
+async def test_the_feed_tells_the_time_of_creation_as_the_status_does(lifecycle: Lifecycle, created: int):
+    await fill(lifecycle, "a", 1)
+    message = await lifecycle.read("a", "a000")
+    assert message is not None
+    message.id, message.created, message.updated = "other", created, created
+    name, where, args = lifecycle.queue.enter(message, 9, 9)
+    assert await lifecycle.scripts.run(name, where, *args) == 1
+    _, fields = (await lifecycle.redis.xrange(lifecycle.keys.feed("a")))[-1]
+    told = msgspec.json.decode(fields[b"d"])
+    assert told == {"event": "message.created", "data": message.status_object(), "timestamp": iso(created)}

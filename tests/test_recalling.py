@@ -87,6 +87,7 @@ async def test_a_search_for_nobody_comes_before_the_first_message_and_again_what
 ):
     await migrate(settings)
     monkeypatch.setattr(recalling, "WARM_S", 0.01)
+    monkeypatch.setattr(recalling, "QUIET_S", 0.0)
     made, search, searched = Recaller(settings), Search.search, 0
 
     async def counted(self: Search, owner: Owner, query: str, **more: Any) -> Found:
@@ -101,8 +102,45 @@ async def test_a_search_for_nobody_comes_before_the_first_message_and_again_what
 
     monkeypatch.setattr(Search, "search", counted)
     async with anyio.create_task_group() as tg:
-        tg.start_soon(made.run)
+        tg.start_soon(made.run, lambda: False)
         await until(lambda: searched >= 5)
         tg.cancel_scope.cancel()
     _, value = await made.recall(message(), ASKED)
     assert b"not open yet" not in value
+
+
+async def test_words_are_searched_until_a_quiet_moment_brings_vectors(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+):
+    opened = anyio.Event()
+    searched: list[bool] = []
+
+    async def embedder(_: Any, __: Any) -> str:
+        opened.set()
+        return "an embedder"
+
+    class Noting:
+        def __init__(self, _: Any, given: str | None) -> None:
+            searched.append(given is not None)
+
+        async def search(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(recalling, "open_matching", embedder)
+    monkeypatch.setattr(recalling, "Search", Noting)
+    monkeypatch.setattr(recalling, "QUIET_S", 0.2)
+    looks = 0
+
+    def busy() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks < 8
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(Recaller(settings).run, busy)
+        with anyio.fail_after(5):
+            await opened.wait()
+            await until(lambda: len(searched) == 2)
+        tg.cancel_scope.cancel()
+    assert searched == [False, True]
+    assert looks >= 10

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptSocketConnection
+from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptRedis, PromptSocketConnection
 from app.resources import redis_client
 from app.settings import Settings
 
@@ -50,3 +53,83 @@ async def test_a_redis_that_neither_reads_nor_answers_is_given_up(size: int) -> 
         await client.aclose()
         server.close()
         await server.wait_closed()
+
+
+async def test_more_commands_than_connections_all_have_their_turn(settings: Settings) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=2, retries=0)
+    try:
+        answers: list[bytes] = []
+
+        async def ask(value: bytes) -> None:
+            answers.append(await client.echo(value))
+
+        for _ in range(3):
+            answers.clear()
+            async with anyio.create_task_group() as group:
+                for i in range(40):
+                    group.start_soon(ask, b"%d" % i)
+            assert sorted(answers, key=int) == [b"%d" % i for i in range(40)]
+    finally:
+        await client.aclose()
+
+
+async def test_a_connection_that_was_lost_or_left_in_the_middle_is_not_used_again(settings: Settings) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=2, retries=1)
+    other = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    try:
+        for _ in range(3):
+            await other.client_kill_filter(_id=await client.client_id())
+            assert await client.echo(b"again") == b"again"
+        key = f"{settings.redis_prefix}:nothing"
+        with anyio.move_on_after(0.05):
+            await client.execute_command("BLPOP", key, 0)
+        assert await client.echo(b"mine") == b"mine"
+        with pytest.raises(ResponseError):
+            await client.execute_command("NO-SUCH-COMMAND")
+        assert await client.echo(b"still mine") == b"still mine"
+        assert await other.lpush(key, "x") == 1
+    finally:
+        await client.aclose()
+        await other.aclose()
+
+
+async def test_several_at_once_answer_in_order_with_their_errors_also_over_a_lost_connection(
+    settings: Settings,
+) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    other = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    assert isinstance(client, PromptRedis)
+    try:
+        for lost in (False, True):
+            if lost:
+                await other.client_kill_filter(_id=await client.client_id())
+            first, error, last = await client.execute_many(
+                [("ECHO", "a"), ("NO-SUCH-COMMAND",), ("ECHO", b"b" * 99_999)]
+            )
+            assert (first, last) == (b"a", b"b" * 99_999)
+            assert isinstance(error, ResponseError)
+        assert await client.echo(b"in step") == b"in step"
+    finally:
+        await client.aclose()
+        await other.aclose()
+
+
+async def test_without_retries_a_lost_connection_is_told_at_once(settings: Settings) -> None:
+    client = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=0)
+    other = redis_client(settings.redis_url, timeout_s=5, connections=1, retries=1)
+    try:
+        number = await client.client_id()
+        async with anyio.create_task_group() as group:
+
+            async def waits() -> None:
+                with pytest.raises(RedisConnectionError):
+                    await client.execute_command("BLPOP", f"{settings.redis_prefix}:nothing", 0)
+
+            group.start_soon(waits)
+            await anyio.sleep(0)
+            while not await other.client_kill_filter(_id=number):
+                await anyio.sleep(0.01)
+        assert await client.echo(b"back") == b"back"
+    finally:
+        await client.aclose()
+        await other.aclose()

@@ -10,7 +10,7 @@ from app.chat.lifecycle import Lifecycle
 from app.chat.message import Message
 from app.chat.writer import MERGE_BYTES, Outbox, Writer
 from app.settings import Settings
-from tests.rig import claim, entries, lifecycle_on, new_message, until
+from tests.rig import claim, entries, feed_kinds, lifecycle_on, new_message, until
 
 START: list[Draft] = [(b"s", b'{"message":{}}'), (b"b0", b'{"type":"text","text":""}')]
 
@@ -118,3 +118,22 @@ async def test_a_lost_claim_is_told_once_and_writes_nothing(lifecycle: Lifecycle
         tg.cancel_scope.cancel()
     assert lost == [1]
     assert await entries(lifecycle, "m") == []
+
+
+@pytest.mark.parametrize("sends_first", ["the writer", "the end"])
+async def test_the_feed_is_told_of_a_beginning_before_its_end(settings: Settings, sends_first: str):
+    async with lifecycle_on(settings) as lifecycle:
+        await lifecycle.create(new_message("m"))
+        (member,) = await lifecycle.queue.claim(lifecycle.keys.account_base("acc"), 1)
+        claimed = await lifecycle.claim(*member.split("/"), "generate-w", "token")
+        assert claimed is not None
+        writer = Writer(lifecycle)
+        outbox = Outbox(claimed[0], "token", b"", lambda: None, lifecycle.queue.started(claimed[0]))
+        async with anyio.create_task_group() as tg:
+            if sends_first == "the writer":
+                tg.start_soon(writer.run)
+                writer.put(outbox, START)
+                await until(lambda: not outbox.dirty)
+            await writer.finish(outbox, [(b"z", b"")], "completed", {})
+            tg.cancel_scope.cancel()
+        assert await feed_kinds(lifecycle) == ["message.created", "message.processing", "message.completed"]

@@ -3,9 +3,10 @@
 Choices:
 
 1. A step that also moves the account's queue is two scripts, the message's first. What dies between them is found by
-   `liveness` (a lapsed lease or a check that is due) and finished from the message's own state.
+   `liveness` (a lapsed lease or a check that is due) and finished from the message's own state. What a first token
+   waits for is one script of both where one partition holds both: a round trip less, and nothing to die between them.
 2. The caller of a step is answered only after both scripts; a message whose creation the queue refuses is taken back.
-   A twin that arrives under the same Idempotency-Key inside that very moment may be told of a message that is gone.
+   A twin that arrives under the same Idempotency-Key between two scripts may be told of a message that is gone.
 3. The account's feed event is posted in the script that frees the message's place, so a repair repeats nothing.
 
 Who wins: the first script to put a final state. Afterwards append, finish, cancel, expire and abandon change nothing.
@@ -22,7 +23,7 @@ import structlog
 from app import ids
 from app.chat.events import error_value
 from app.chat.message import Message, Storing, from_hash
-from app.chat.queue import Queue
+from app.chat.queue import LEASE_MS, Queue
 from app.chat.scripts import Redis, Scripts, pairs, redis_door
 from app.errors import Conflict, NotFound, RateLimited, Unavailable
 from app.redis_keys import Keys
@@ -88,6 +89,9 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 Claimed = tuple[Message, bytes, bytes]
 """A claimed message, its request as JSON, and the value of the restart event its attempt began with (or empty)."""
 
+Taken = tuple[str, Claimed | None]
+"""A message that was taken from the queue, and its claim unless that is yet to be made."""
+
 
 class Lifecycle:
     """Steps of messages in one Redis. Every method raises `Unavailable` when Redis does not answer."""
@@ -110,27 +114,27 @@ class Lifecycle:
         """
         base, member = self.keys.message_base(new.account, new.id), f"{new.account}/{new.id}"
         nonce = ids.token()
-        reply = await self.scripts.run_durably(
-            "message_create",
-            base,
-            member,
-            nonce,
-            new.retention_s,
-            new.deadline_s * 1000,
-            new.unseen_s,
-            new.digest,
-            new.request,
+        create = (
+            *(member, nonce, new.retention_s, new.deadline_s * 1000, new.unseen_s, new.digest, new.request),
             *_creation_fields(new),
         )
+        message = _as_created(new)
+        _, queue_base, enter = self.queue.enter(message, new.max_running, new.max_queued)
+        if queue_base == base:
+            reply = await self.scripts.run_durably("message_create_enter", base, len(create), *create, *enter)
+        else:
+            reply = await self.scripts.run_durably("message_create", base, *create)
+            if reply[0] == b"created":
+                message.created = int(reply[1])
+                name, queue_base, enter = self.queue.enter(message, new.max_running, new.max_queued)
+                if not await self.scripts.run(name, queue_base, *enter):
+                    await self.scripts.run("message_undo", base, member, nonce)
+                    reply = [b"full"]
         if reply[0] == b"taken":
             raise Conflict(TAKEN_ONCE if new.digest else TAKEN, message_id=new.id)
-        created = int(reply[1])
-        if reply[0] == b"created":
-            message = _as_created(new, created)
-            if not await self.queue.enter(message, new.max_running, new.max_queued):
-                await self.scripts.run("message_undo", base, member, nonce)
-                raise RateLimited(f"the account already has {new.max_queued} messages waiting", retry_after=1)
-        return created
+        if reply[0] == b"full":
+            raise RateLimited(f"the account already has {new.max_queued} messages waiting", retry_after=1)
+        return int(reply[1])
 
     async def read(self, account: str, message_id: str) -> Message | None:
         """The message, or None when it never was, is deleted, or is past its retention."""
@@ -148,19 +152,27 @@ class Lifecycle:
                 rows = await pipe.execute()
         return [from_hash(member, row) if row else None for member, row in zip(members, rows, strict=True)]
 
+    async def take(self, base: str, most: int, worker: str, token: str) -> list[Taken]:
+        """Takes up to ``most`` waiting messages of the partition, accounts in turn, each with a running slot.
+
+        They are claimed by the same step where there is one partition; elsewhere each is yet to be claimed. After
+        Unavailable `taken` must be asked what it took.
+        """
+        if len(self.keys.bases) > 1:
+            return [(member, None) for member in await self.queue.claim(base, most)]
+        return await self._take(base, most, worker, token, again=0)
+
+    async def taken(self, base: str, worker: str, token: str) -> list[Taken]:
+        """What a `take` whose answer was lost has claimed; it takes nothing more, should it only run now."""
+        return [] if len(self.keys.bases) > 1 else await self._take(base, 0, worker, token, again=1)
+
     async def claim(self, account: str, message_id: str, worker: str, token: str) -> Claimed | None:
         """Takes the message for ``worker`` under ``token``; None when there is nothing to do (its place is freed)."""
         member = f"{account}/{message_id}"
         reply = await self.scripts.run(
             "message_claim", self.keys.message_base(account, message_id), member, worker, token
         )
-        if reply[0] == b"claimed":
-            return from_hash(member, pairs(reply[5:])), reply[3], reply[4]
-        if reply[0] == b"final":
-            await self.queue.leave(from_hash(member, pairs(reply[1:])))
-        elif reply[0] == b"gone":
-            await self.queue.forget(account, message_id)
-        return None
+        return await self._claimed(member, reply)
 
     async def finish(
         self,
@@ -301,6 +313,21 @@ class Lifecycle:
         with redis_door():
             await self.redis.zrem(f"{self._base(member)}check", member)
 
+    async def _take(self, base: str, most: int, worker: str, token: str, again: int) -> list[Taken]:
+        flat = await self.scripts.run("message_take", base, most, LEASE_MS, worker, token, again)
+        replies = [(member.decode(), reply) for member, reply in zip(flat[::2], flat[1::2], strict=True)]
+        claims = [(member, await self._claimed(member, reply)) for member, reply in replies]
+        return [(member, claimed) for member, claimed in claims if claimed is not None]
+
+    async def _claimed(self, member: str, reply: list[Any]) -> Claimed | None:
+        if reply[0] == b"claimed":
+            return from_hash(member, pairs(reply[5:])), reply[3], reply[4]
+        if reply[0] == b"final":
+            await self.queue.leave(from_hash(member, pairs(reply[1:])))
+        elif reply[0] == b"gone":
+            await self.queue.forget(*member.split("/", 1))
+        return None
+
     async def _abandon(self, member: str, how: str, who: str, reason: str) -> Message | None:
         reply = await self.scripts.run(
             "message_abandon",
@@ -359,11 +386,11 @@ def _creation_fields(new: NewMessage) -> list[str | bytes | int]:
     ]
 
 
-def _as_created(new: NewMessage, created: int) -> Message:
+def _as_created(new: NewMessage) -> Message:
+    """The message but for its time."""
     fields = _creation_fields(new)
     named = {
         str(k).encode(): v if isinstance(v, bytes) else str(v).encode()
         for k, v in zip(fields[::2], fields[1::2], strict=True)
     }
-    stamp = str(created).encode()
-    return from_hash(f"{new.account}/{new.id}", named | {b"s": b"pending", b"c": stamp, b"u": stamp})
+    return from_hash(f"{new.account}/{new.id}", named | {b"s": b"pending"})

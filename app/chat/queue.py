@@ -14,7 +14,7 @@ import time
 import msgspec
 
 from app.chat.message import Message, iso
-from app.chat.scripts import Scripts, redis_door
+from app.chat.scripts import Call, Scripts, redis_door
 from app.redis_keys import Keys
 from app.settings import Settings
 
@@ -22,6 +22,8 @@ LEASE_MS = 8_000
 RUNNING_LEASE_MS = 30_000
 RENEW_S = 5.0
 _KINDS = {"completed": "message.completed", "cancelled": "message.cancelled", "error": "message.error"}
+_CREATED = msgspec.Raw(b"\1")
+"""Stands for the time of creation in JSON, where this byte cannot occur."""
 
 
 class Queue:
@@ -33,9 +35,16 @@ class Queue:
         self._settings = settings
         self._wake = keys.channel("wake")
 
-    async def enter(self, message: Message, max_running: int, max_queued: int) -> bool:
-        """Puts a created message in the queue and on the list, and tells the feed; False when the queue is full."""
-        return bool(await self._enter(message, max_running, max_queued, force=False))
+    def enter(self, message: Message, max_running: int, max_queued: int, *, force: bool = False) -> Call:
+        """Puts a created message in the queue and on the list, and tells the feed; 0 when the queue is full.
+
+        It is the caller's to run, together with the creation where it can be (``message_create_enter.lua``).
+        """
+        args = (
+            *(message.account, message.id, message.created, max_running, max_queued, int(force), message.user),
+            *(event_body("message.created", message), 2 * self._settings.max_retention_s * 1000, self._wake),
+        )
+        return "queue_enter", self._keys.account_base(message.account), args
 
     async def claim(self, base: str, most: int) -> list[str]:
         """Takes up to ``most`` waiting messages (members) of one partition, accounts in turn, with a slot for each."""
@@ -57,7 +66,8 @@ class Queue:
 
     async def offer(self, message: Message) -> None:
         """A message without an owner waits (again), unless a fresh lease says that a worker is just taking it."""
-        await self._enter(message, self._settings.max_running, self._settings.max_queued, force=True)
+        name, base, args = self.enter(message, self._settings.max_running, self._settings.max_queued, force=True)
+        await self._scripts.run(name, base, *args)
 
     async def leave(self, message: Message, *, unlist: bool = False) -> None:
         """An ended message gives its place or slot back, and the feed says how it ended."""
@@ -69,11 +79,13 @@ class Queue:
         """A message that is gone gives back whatever place it held; nobody is told."""
         await self._leave(account, message_id, "", "", "", b"", unlist=True)
 
-    async def started(self, message: Message) -> None:
-        """The feed says that a worker has begun the message, unless it has been told of its end already."""
+    def started(self, message: Message) -> Call:
+        """Has the feed say that a worker has begun the message, unless it has been told of its end already.
+
+        It is the caller's to run, along with something else: nothing waits for it.
+        """
         base, kind = self._keys.account_base(message.account), "message.processing"
-        body = event_body(kind, message)
-        await self._scripts.run("queue_started", base, message.account, message.id, kind, message.user, body)
+        return "queue_started", base, (message.account, message.id, kind, message.user, event_body(kind, message))
 
     async def lapsed(self, base: str, most: int) -> list[str]:
         """Members whose lease ran out."""
@@ -89,25 +101,6 @@ class Queue:
                 counts = await pipe.execute()
         return sum(counts[::2]), sum(counts[1::2])
 
-    async def _enter(self, message: Message, max_running: int, max_queued: int, *, force: bool) -> int:
-        horizon = message.created - 2 * self._settings.max_retention_s * 1000
-        return int(
-            await self._scripts.run(
-                "queue_enter",
-                self._keys.account_base(message.account),
-                message.account,
-                message.id,
-                message.created,
-                max_running,
-                max_queued,
-                int(force),
-                message.user,
-                event_body("message.created", message),
-                horizon,
-                self._wake,
-            )
-        )
-
     async def _leave(
         self, account: str, message_id: str, created: int | str, kind: str, user: str, body: bytes, unlist: bool
     ) -> None:
@@ -117,6 +110,12 @@ class Queue:
 
 
 def event_body(kind: str, message: Message) -> bytes:
-    """The body of an account event, the same as a webhook's: ``{event, data: the status object, timestamp}``."""
-    now = time.time_ns() // 1_000_000
-    return msgspec.json.encode({"event": kind, "data": message.status_object(), "timestamp": iso(now)})
+    """The body of an account event, the same as a webhook's: ``{event, data: the status object, timestamp}``.
+
+    A creation's times are left for the script that enters it to fill in.
+    """
+    data = message.status_object()
+    if kind == "message.created":
+        data |= {"created_at": _CREATED, "updated_at": _CREATED}
+        return msgspec.json.encode({"event": kind, "data": data, "timestamp": _CREATED})
+    return msgspec.json.encode({"event": kind, "data": data, "timestamp": iso(time.time_ns() // 1_000_000)})

@@ -2,6 +2,9 @@
 
 A script is sent by its digest and in full when the server does not know it: a restarted Redis has forgotten them all,
 so no start-up step could make the digest alone safe. Every script's only key is the prefix of its partition.
+
+A script that begins with ``-- steps: name, …`` does several steps at once: the other scripts named are put in front of
+it as functions of their ARGV, so that what a step does is written once.
 """
 
 from __future__ import annotations
@@ -13,9 +16,13 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio import RedisCluster
 
+from app.redis_connections import PromptRedis, execute_pipeline
 from app.redis_door import Redis, redis_door
 
-__all__ = ["Redis", "Script", "Scripts", "pairs", "redis_door"]
+__all__ = ["Call", "Redis", "Script", "Scripts", "pairs", "redis_door"]
+
+Call = tuple[str, str, tuple[Any, ...]]
+"""A script that is to run: its name, the prefix of its partition, its arguments."""
 
 
 _PRELUDES = {
@@ -24,19 +31,23 @@ _PRELUDES = {
     "group": "group_prelude.lua",
     "dead": "group_prelude.lua",
 }
+_STEPS = "-- steps: "
+_FOLDER = files("app") / "lua"
 
 
 class Script:
     """One Lua file with the shared preludes in front."""
 
     def __init__(self, name: str) -> None:
-        folder = files("app") / "lua"
-        parts = ["prelude.lua"]
-        family = name.partition("_")[0]
-        if family in _PRELUDES:
-            parts.append(_PRELUDES[family])
+        own = _read(f"{name}.lua")
+        first = own.partition("\n")[0]
+        steps = first.removeprefix(_STEPS).split(", ") if first.startswith(_STEPS) else []
+        families = [step.partition("_")[0] for step in [name, *steps]]
+        preludes = dict.fromkeys(_PRELUDES[family] for family in families if family in _PRELUDES)
+        parts = [_read(part) for part in ["prelude.lua", *preludes]]
+        parts += [f"local function {step}(ARGV)\n{_read(f'{step}.lua')}end" for step in steps]
         self.name = name
-        self.text = "\n".join((folder / part).read_text() for part in [*parts, f"{name}.lua"])
+        self.text = "\n".join([*parts, own])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -78,7 +89,7 @@ class Scripts:
                 reply, _ = await pipe.execute()
                 return reply
 
-    async def run_many(self, calls: list[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+    async def run_many(self, calls: list[Call]) -> list[Any]:
         """Many scripts in one round trip. Each result stands alone: an error is returned, not raised."""
         known = [(self.script(name).sha, base, args) for name, base, args in calls]
         with redis_door():
@@ -90,7 +101,7 @@ class Scripts:
                     results[i] = result
             return results
 
-    async def run_all(self, calls: list[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+    async def run_all(self, calls: list[Call]) -> list[Any]:
         """Many scripts in one round trip, none of which may fail. Raises Unavailable."""
         results = await self.run_many(calls) if calls else []
         for result in results:
@@ -99,12 +110,16 @@ class Scripts:
                     raise result
         return results
 
-    async def _pipeline(self, calls: list[tuple[str, str, tuple[Any, ...]]], *, by_sha: bool) -> list[Any]:
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for code, base, args in calls:
-                # the methods of this name are barred on a cluster's pipeline, though each call has its own slot
-                pipe.execute_command("EVALSHA" if by_sha else "EVAL", code, 1, base, *args)
-            return list(await pipe.execute(raise_on_error=False))
+    async def _pipeline(self, calls: list[Call], *, by_sha: bool) -> list[Any]:
+        # by name: the methods are barred on a cluster's pipeline, though each call has its own slot
+        commands = [("EVALSHA" if by_sha else "EVAL", code, 1, base, *args) for code, base, args in calls]
+        if isinstance(self.redis, PromptRedis):
+            return await self.redis.execute_many(commands)
+        return await execute_pipeline(self.redis, commands)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text()
 
 
 def pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -8,13 +8,15 @@ Choices:
 1. An `Outbox` keeps every event of its attempt until the end. Events get their numbers when they are first sent and
    keep them: a repeat is recognised by its number, and what a failover took from Redis is sent again from memory.
 2. While Redis is down events wait here; the caps on output bound them. Nothing is dropped and nothing is raised.
-3. `finish` carries what is still unsent together with the terminal event, in one script. An append that is under way
+3. What opens a message for the account's feed goes with the first events. It may be lost; an end never overtakes it.
+4. `finish` carries what is still unsent together with the terminal event, in one script. An append that is under way
    meanwhile is either the same events (skipped) or refused as late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import anyio
@@ -23,6 +25,7 @@ import structlog
 from app.chat.events import ATTEMPT_SPAN, Draft, is_content
 from app.chat.lifecycle import Lifecycle
 from app.chat.message import Message
+from app.chat.scripts import Call
 from app.errors import Unavailable
 
 MERGE_BYTES = 4_096
@@ -35,11 +38,14 @@ log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """The events of one attempt on their way into its log."""
+    """The events of one attempt on their way into its log. ``opening`` goes with the first of them."""
 
-    def __init__(self, message: Message, token: str, restart: bytes, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, message: Message, token: str, restart: bytes, on_lost: Callable[[], None], opening: Call | None = None
+    ) -> None:
         self.message = message
         self.token = token
+        self.opening = opening
         self.tokens = 0
         self.first_token_ms: int | None = None
         self.lost = False
@@ -126,6 +132,9 @@ class Writer:
         if outbox.first_token_ms is not None:
             fields += ["f", outbox.first_token_ms]
         tries = 0
+        if calls := _openings([outbox]):
+            with suppress(Unavailable):
+                await self._lifecycle.scripts.run_many(calls)
         # once sent it may have been done, which refuses a late append of ours too: only its own answer tells
         while tries or not outbox.lost:
             self._waiting.pop(outbox.message.member, None)
@@ -169,9 +178,9 @@ class Writer:
             ("message_append", keys.message_base(o.message.account, o.message.id), o.append_arguments()) for o in batch
         ]
         counts = [outbox.count for outbox in batch]
-        replies = await self._lifecycle.scripts.run_many(calls)
+        replies = await self._lifecycle.scripts.run_many(calls + _openings(batch))
         well = True
-        for outbox, sent, reply in zip(batch, counts, replies, strict=True):
+        for outbox, sent, reply in zip(batch, counts, replies, strict=False):
             if isinstance(reply, Exception):
                 well = False
                 log.warning("log.append_failed", message_id=outbox.message.id, error=type(reply).__name__)
@@ -185,3 +194,11 @@ class Writer:
         if not outbox.lost:
             self._waiting[outbox.message.member] = outbox
             self._work.set()
+
+
+def _openings(batch: list[Outbox]) -> list[Call]:
+    """What has yet to be sent first, taken from the outboxes."""
+    calls = [outbox.opening for outbox in batch if outbox.opening is not None]
+    for outbox in batch:
+        outbox.opening = None
+    return calls

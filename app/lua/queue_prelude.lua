@@ -13,6 +13,23 @@ local function settle_ready(account, renew_turn)
   return true
 end
 
+-- Milliseconds since 1970 as ISO 8601 in UTC. The calendar begins in March of the year 0: a leap day then ends its year.
+local function iso(ms)
+  local days = math.floor(ms / 86400000)
+  local left = ms - days * 86400000
+  local day = days + 719468
+  local era = math.floor(day / 146097)
+  day = day - era * 146097
+  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
+  day = day - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * day + 2) / 153)
+  day = day - math.floor((153 * month + 2) / 5) + 1
+  year, month = year + era * 400, month + 3
+  if month > 12 then year, month = year + 1, month - 12 end
+  return string.format('%04d-%02d-%02dT%02d:%02d:%06.3fZ', year, month, day, math.floor(left / 3600000),
+    math.floor(left / 60000) % 60, left % 60000 / 1000)
+end
+
 -- Gives a running slot back. Returns 1 when the message held one.
 local function free(account, id)
   redis.call('ZREM', base .. 'leases', account .. '/' .. id)

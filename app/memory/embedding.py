@@ -46,6 +46,8 @@ MAX_TOKENS = 256
 """What the model was trained on; the rest of a longer text is not seen."""
 BATCH_TOKENS = 1_024
 """Most tokens, padding included, of one forward pass: about 100 ms."""
+ROWS = 4
+"""What a matrix product works on at once: fifteen rows take it a third longer than sixteen."""
 GELU_ROWS = 64
 """Rows of the widest layer looked at together: what comes in between stays in the processor's cache."""
 CACHED = 4_096
@@ -156,12 +158,16 @@ class _Network:
     """BERT's forward pass over the weights of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        safetensors = importlib.import_module("safetensors.numpy")
+        safetensors = importlib.import_module("safetensors")
         tokenizers = importlib.import_module("tokenizers")
-        raw = (directory / "model.safetensors").read_bytes()
-        if hashlib.sha256(raw).hexdigest() != MINILM_SHA256:
-            raise StartFailed(f"the model file of {MINILM} is not the expected one: install the pinned package again")
-        weights: dict[str, Vector] = safetensors.load(raw)
+        path = directory / "model.safetensors"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
+                raise StartFailed(
+                    f"the model file of {MINILM} is not the expected one: install the pinned package again"
+                )
+        with safetensors.safe_open(path, framework="numpy") as file:
+            weights: dict[str, Vector] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         self._heads = int(json.loads((directory / "config.json").read_text())["num_attention_heads"])
         self._layers = [self._layer(weights, i) for i in range(6)]
         self._weights = {name: weights[name] for name in weights if name.startswith("embeddings.")}
@@ -195,8 +201,8 @@ class _Network:
         }
 
     def forward(self, batch: list[list[int]]) -> list[Vector]:
-        """Mean-pooled, normalised outputs of a batch of token ids, padded to its longest."""
-        longest = max(len(ids) for ids in batch)
+        """Mean-pooled, normalised outputs of a batch of token ids, padded to its longest and to fours."""
+        longest = -(-max(len(ids) for ids in batch) // ROWS) * ROWS
         ids = np.zeros((len(batch), longest), dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.float32)
         for row, tokens in enumerate(batch):
@@ -211,9 +217,10 @@ class _Network:
         shape, x = x.shape, x.reshape(-1, x.shape[-1])  # one long matrix: the weights are read once, not for each text
         for layer in self._layers:
             x = _norm(x + self._attention(x.reshape(shape), hidden, layer), layer["norm1"], layer["norm1_bias"])
-            inner: Vector = np.asarray(x @ layer["up"] + layer["up_bias"])
+            inner: Vector = x @ layer["up"]
+            inner += layer["up_bias"]
             for at in range(0, len(inner), GELU_ROWS):
-                inner[at : at + GELU_ROWS] = _gelu(inner[at : at + GELU_ROWS])
+                _gelu(inner[at : at + GELU_ROWS])
             x = _norm(x + inner @ layer["down"] + layer["down_bias"], layer["norm2"], layer["norm2_bias"])
         pooled = (x.reshape(shape) * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -224,9 +231,12 @@ class _Network:
         size = width // self._heads
         both = (x.reshape(-1, width) @ layer["qkv"] + layer["qkv_bias"]).reshape(rows, length, 3, self._heads, size)
         query, key, value = (both[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size)) + hidden
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
+        scores = query @ key.transpose(0, 1, 3, 2)
+        scores *= np.float32(size**-0.5)
+        scores += hidden
+        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= np.add.reduce(scores, axis=-1, keepdims=True)
         mixed = (scores @ value).transpose(0, 2, 1, 3).reshape(-1, width)
         return np.asarray(mixed @ layer["out"] + layer["out_bias"])
 
@@ -243,20 +253,35 @@ def _batches(tokens: dict[bytes, list[int]]) -> list[list[bytes]]:
 
 
 def _norm(x: Vector, weight: Vector, bias: Vector) -> Vector:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return np.asarray(centred / np.sqrt(variance + np.float32(1e-12)) * weight + bias)
+    width = np.float32(x.shape[-1])
+    centred: Vector = np.subtract(x, np.add.reduce(x, axis=-1, keepdims=True) / width, dtype=np.float32)
+    variance = np.einsum("...i,...i->...", centred, centred)[..., None] / width
+    centred *= 1 / np.sqrt(variance + np.float32(1e-12))
+    centred *= weight
+    centred += bias
+    return centred
 
 
-def _gelu(x: Vector) -> Vector:
-    """Exact to a float's precision: the error function by Abramowitz and Stegun, 7.1.26."""
-    z = np.abs(x) * np.float32(0.7071067811865476)
-    t = 1 / (1 + np.float32(0.3275911) * z)
-    series: NDArray[Any] = np.full_like(z, 1.061405429)
+def _gelu(x: Vector) -> None:
+    """In place; exact to a float's precision: the error function by Abramowitz and Stegun, 7.1.26.
+
+    Their series gives what is missing of the whole beyond ``|x|``, so that GELU is ReLU less ``|x|`` times half of it.
+    """
+    size = np.abs(x)
+    t = size * np.float32(0.3275911 * 0.7071067811865476)
+    t += 1
+    np.reciprocal(t, out=t)
+    missing: Vector = t * np.float32(1.061405429 / 2)
     for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = series * t + np.float32(factor)
-    erf = np.copysign(1 - series * t * np.exp(-z * z), x)
-    return np.asarray(x * np.float32(0.5) * (1 + erf))
+        missing += np.float32(factor / 2)
+        missing *= t
+    np.multiply(x, x, out=t)
+    t *= np.float32(-0.5)
+    np.exp(t, out=t)
+    missing *= t
+    missing *= size
+    np.maximum(x, 0, out=x)
+    x -= missing
 
 
 class Remote:

@@ -21,12 +21,14 @@ Choices:
 
 from __future__ import annotations
 
-import heapq
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import anyio
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from app.database import Database
 from app.errors import Unavailable, ours_alone
@@ -53,13 +55,18 @@ TRIES = 2
 """Searches again when units it found are gone when it reads them: a memory being corrected is a new unit."""
 
 Kind = Literal["memory", "turn"]
-Leg = dict[int, float]
-"""Units and their scores or distances."""
 _Narrowing = tuple[str, list[Any]]
 """A condition on units and its parameters."""
 BOTH: frozenset[str] = frozenset({"memory", "turn"})
 
 log = structlog.get_logger(__name__)
+
+
+class Leg(NamedTuple):
+    """Units, each once, and their scores or distances."""
+
+    units: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
 class Fused(NamedTuple):
@@ -105,7 +112,7 @@ class Search:
             rows = await self._rows(owner, best)
             if len(rows) == len(best):
                 break
-        legs: list[Literal["vector", "keyword"]] = ["vector", "keyword"] if vector else ["keyword"]
+        legs: list[Literal["vector", "keyword"]] = ["vector", "keyword"] if len(vector.units) else ["keyword"]
         near = [row for row in rows if row["keyword"] or (row["distance"] is not None and row["distance"] < FAR)]
         hits = _without_doubles([_hit(row) for row in near])
         if rerank:
@@ -124,26 +131,22 @@ class Search:
 
     async def _legs(self, owner: Owner, query: str, wanted: list[str], narrowing: _Narrowing) -> tuple[Leg, Leg]:
         """What the keywords and what the vectors find; the keywords are looked up while the query is embedded."""
-        keyword: Leg = {}
-        vector: Leg = {}
-
-        async def by_keyword() -> None:
-            where, values = narrowing
-            statement = _KEYWORD.format(where=where, k1=K1, b=B)
-            keyword.update(_leg(await self._database.fetchrow(statement, owner.id, wanted, *values)))
+        where, values = narrowing
+        statement = _KEYWORD.format(where=where, k1=K1, b=B)
+        vector = _NOTHING
 
         async def by_vector() -> None:
+            nonlocal vector
             made = await self._vector(query)
             if made is not None:
-                vector.update(await self._nearest(owner, made, narrowing))
+                vector = await self._nearest(owner, made, narrowing)
 
         if self._embedder is None:
-            await by_keyword()
-            return keyword, vector
+            return _leg(await self._database.fetchrow(statement, owner.id, wanted, *values)), vector
         try:
             async with anyio.create_task_group() as legs:
                 legs.start_soon(by_vector)
-                await by_keyword()
+                keyword = _leg(await self._database.fetchrow(statement, owner.id, wanted, *values))
         except BaseExceptionGroup as failures:
             raise ours_alone(failures) or failures from None
         return keyword, vector
@@ -241,19 +244,30 @@ WHERE u.owner = $1 AND u.id = ANY($2::bigint[]) AND (m.id IS NOT NULL OR t.id IS
 
 
 def _leg(row: Any) -> Leg:
-    return dict(zip(row["units"] or (), row["scores"] or (), strict=True))
+    return Leg(np.array(row["units"] or (), np.int64), np.array(row["scores"] or (), np.float64))
+
+
+_NOTHING = Leg(np.empty(0, np.int64), np.empty(0))
 
 
 def fused(keyword: Leg, vector: Leg, share: float, most: int) -> list[Fused]:
     """The best units of both legs: ``share`` of the keywords' scores and the rest of the vectors', each 0 to 1."""
-    by_word = (share if vector else 1.0) / (max(keyword.values(), default=0.0) or 1.0)
-    near, far = min(vector.values(), default=0.0), max(vector.values(), default=0.0)
-    by_vector = (1 - share) / ((far - near) or 1.0)
-    totals = {unit: (far - distance) * by_vector for unit, distance in vector.items()}
-    for unit, score in keyword.items():
-        totals[unit] = totals.get(unit, 0.0) + score * by_word
-    best = heapq.nlargest(most, zip(totals.values(), totals, strict=True))
-    return [Fused(score, unit, keyword.get(unit), vector.get(unit)) for score, unit in best]
+    units = np.union1d(keyword.units, vector.units)
+    scores, distances = np.full(len(units), np.nan), np.full(len(units), np.nan)
+    scores[np.searchsorted(units, keyword.units)] = keyword.scores
+    distances[np.searchsorted(units, vector.units)] = vector.scores
+    totals = np.zeros(len(units))
+    if len(keyword.units):
+        totals += np.nan_to_num(scores) * (share if len(vector.units) else 1.0) / (keyword.scores.max() or 1.0)
+    if len(vector.units):
+        far, near = vector.scores.max(), vector.scores.min()
+        totals += np.nan_to_num(far - distances) * (1 - share) / ((far - near) or 1.0)
+    best = np.lexsort((-units, -totals))[:most]
+    columns = (totals[best], units[best], scores[best], distances[best])
+    return [
+        Fused(total, unit, None if math.isnan(score) else score, None if math.isnan(distance) else distance)
+        for total, unit, score, distance in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowing:

@@ -1,8 +1,8 @@
 """Generating answers: take a waiting message, ask its model, write every event, finish it.
 
-The path of one message through `GenerateWorker`: claim a place in the queue, claim the message under a fresh token,
-put memories before the model's eyes where that is asked for, open the model, turn its deltas into events, hand them
-to the writer, and put the final state in one step with the last event.
+The path of one message through `GenerateWorker`: take it from the queue, claimed under a fresh token, put
+memories before the model's eyes where that is asked for, open the model, turn its deltas into events, hand them to
+the writer, and put the final state in one step with the last event.
 
 Who ends a generation, and what it then does:
 
@@ -35,7 +35,7 @@ from anyio.abc import TaskGroup
 
 from app import ids
 from app.chat.events import Assembler, error_value, with_request_id
-from app.chat.lifecycle import Claimed, Lifecycle
+from app.chat.lifecycle import Claimed, Lifecycle, Taken
 from app.chat.liveness import Heart
 from app.chat.message import Message
 from app.chat.writer import RETRY_S, Outbox, Writer
@@ -92,6 +92,9 @@ class GenerateWorker:
         self._wake = anyio.Event()
         self._ended = anyio.Event()
         self._stopping = False
+        self._full = False
+        self._until_idle = False
+        self._unheard: tuple[str, str, str] | None = None  # what was asked for last, while no answer has come
         self._turn = 0
         self.writer = Writer(lifecycle)
         self.heart = Heart(lifecycle, "generate", self._owned, self._on_lost)
@@ -105,15 +108,21 @@ class GenerateWorker:
             keys.channel(f"ctl:{self.heart.name}"): lambda member: self._on_lost(member.decode()),
         }
 
+    @property
+    def busy(self) -> bool:
+        """Whether messages are under way."""
+        return bool(self._running)
+
     async def run(self, *, until_idle: bool = False) -> None:
         """Claims and generates until `stop`, or until nothing waits any more; returns when the last one has ended."""
+        self._until_idle = until_idle
         await self._first_beat()
         async with anyio.create_task_group() as background:
             background.start_soon(self.writer.run)
             background.start_soon(self.heart.run)
             background.start_soon(self._watch)
             async with anyio.create_task_group() as generations:
-                await self._claim_loop(generations, until_idle)
+                await self._claim_loop(generations)
             background.cancel_scope.cancel()
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):
             await self._goodbye()
@@ -147,7 +156,7 @@ class GenerateWorker:
         except Unavailable:
             log.warning("worker.goodbye_failed", worker=self.heart.name)
 
-    async def _claim_loop(self, generations: TaskGroup, until_idle: bool) -> None:
+    async def _claim_loop(self, generations: TaskGroup) -> None:
         while not self._stopping:
             self._wake = anyio.Event()
             wake = self._wake
@@ -157,42 +166,51 @@ class GenerateWorker:
                 self._metrics.unavailable(error)
                 await anyio.sleep(0.3)
                 continue
-            for member in taken:
+            for member, claimed in taken:
+                if lost := self._running.get(member):
+                    lost.stop("lost")  # it was taken from us and comes back before we have learned of it
                 generation = self._running[member] = Generation(member)
-                generations.start_soon(self._generate, generation)
-            if taken:
-                continue
-            if until_idle and not self._running:
+                generations.start_soon(self._generate, generation, claimed)
+            # a slot that comes free is news only where more may wait than there was room for
+            self._full = len(self._running) >= self._settings.worker_slots
+            if self._until_idle and not self._running:
                 return
             with anyio.move_on_after(POLL_S):
                 await wake.wait()
 
-    async def _claim(self) -> list[str]:
-        taken: list[str] = []
+    async def _claim(self) -> list[Taken]:
+        taken = [] if self._unheard is None else await self._lifecycle.taken(*self._unheard)
+        self._unheard = None
         bases = self._lifecycle.keys.bases
         self._turn += 1
         for i in range(len(bases)):
             free = self._settings.worker_slots - len(self._running) - len(taken)
             if free <= 0:
                 break
+            base, worker, token = bases[(self._turn + i) % len(bases)], self.heart.name, ids.token()
+            self._unheard = (base, worker, token)
             try:
-                taken += await self._lifecycle.queue.claim(bases[(self._turn + i) % len(bases)], free)
+                taken += await self._lifecycle.take(base, free, worker, token)
             except Unavailable:
                 if not taken:
                     raise
                 break
+            self._unheard = None
         if self._stopping:
             await self._put_back(taken)
             return []
-        return [member for member in taken if member not in self._running]
+        return taken
 
-    async def _put_back(self, taken: list[str]) -> None:
+    async def _put_back(self, taken: list[Taken]) -> None:
         """What was taken while `stop` was called waits again; nobody else would see to it or stop it."""
-        for member in taken:
+        for member, claimed in taken:
             try:
-                await self._lifecycle.put_back(member)
+                if claimed is None:
+                    await self._lifecycle.put_back(member)
+                else:
+                    await self._lifecycle.hand_back(member, claimed[0].token)
             except Unavailable:
-                return  # the leases run out
+                return  # the leases run out, or this worker is found dead
 
     def _owned(self) -> list[str]:
         return [g.member for g in self._running.values() if g.message is not None and g.why != "lost"]
@@ -210,23 +228,24 @@ class GenerateWorker:
                 if generation.message and now - generation.heard > generation.message.idle_s:
                     generation.stop("silent")
 
-    async def _generate(self, generation: Generation) -> None:
-        token = ids.token()
+    async def _generate(self, generation: Generation, claimed: Claimed | None) -> None:
         try:
-            claimed = await self._claim_message(generation.member, token)
+            claimed = claimed or await self._claim_message(generation.member)
             if claimed is not None:
                 with self._metrics.generating():
-                    await self._attempt(generation, token, *claimed)
+                    await self._attempt(generation, *claimed)
         finally:
-            del self._running[generation.member]
+            if self._running[generation.member] is generation:
+                del self._running[generation.member]
             self._ended.set()
-            self._wake.set()
+            if self._full or self._until_idle:
+                self._wake.set()
 
-    async def _claim_message(self, member: str, token: str) -> Claimed | None:
+    async def _claim_message(self, member: str) -> Claimed | None:
         """Asks until it is answered: were only the reply lost, the message would be with a worker that is alive and
         does not know of it. A stopping worker may leave it: it is found when the worker's liveness has ended."""
         account, _, message_id = member.partition("/")
-        name, tries = self.heart.name, 0
+        name, token, tries = self.heart.name, ids.token(), 0
         while True:
             try:
                 return await self._lifecycle.claim(account, message_id, name, token)
@@ -236,27 +255,17 @@ class GenerateWorker:
                 await anyio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
 
-    async def _attempt(
-        self, generation: Generation, token: str, message: Message, request: bytes, restart: bytes
-    ) -> None:
+    async def _attempt(self, generation: Generation, message: Message, request: bytes, restart: bytes) -> None:
         generation.message = message
         generation.heard = time.monotonic()
-        outbox = Outbox(message, token, restart, lambda: generation.stop("lost"))
+        opening = self._lifecycle.queue.started(message) if message.attempt == 1 else None
+        outbox = Outbox(message, message.token, restart, lambda: generation.stop("lost"), opening)
         assembler = Assembler(message.id, message.model)
         failure: UpstreamFailed | None = None
-        async with anyio.create_task_group() as beside:
-            if message.attempt == 1:
-                beside.start_soon(self._tell_feed, message)  # the first token does not wait for it
-            with generation.scope:
-                failure = await self._try(generation, outbox, assembler, request)
+        with generation.scope:
+            failure = await self._try(generation, outbox, assembler, request)
         with anyio.CancelScope(shield=True):
             await self._conclude(generation, outbox, assembler, failure)
-
-    async def _tell_feed(self, message: Message) -> None:
-        try:
-            await self._lifecycle.queue.started(message)
-        except Unavailable as error:
-            self._metrics.unavailable(error)
 
     async def _try(
         self, generation: Generation, outbox: Outbox, assembler: Assembler, request: bytes

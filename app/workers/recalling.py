@@ -1,7 +1,9 @@
 """Recall in a generate process: memories put before the model's eyes, without ever holding a message up.
 
 The memory store is opened beside the work, and again until it is there: a generate process starts, and answers, with
-PostgreSQL down. What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
+PostgreSQL down. Vectors come when the process has had a quiet moment: reading 90 MB and building a network of them
+takes a core for most of a second, and a message under way would wait for that. Until then words alone are searched.
+What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
 on without them, and its ``memory_recall`` says why.
 
 A first search takes longer than that: connections are opened, the server reads its catalogues, the model's weights are
@@ -10,7 +12,10 @@ touched. So one is made when the store opens, and again now and then: idle conne
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from time import monotonic
+from typing import TypeVar
 
 import anyio
 import asyncpg
@@ -30,9 +35,16 @@ from app.memory.types import Hit, Owner
 from app.settings import Settings
 
 RETRY_S = 1.0
+QUIET_S = 3.0
+"""How long no message must have been under way before vectors are loaded."""
+PATIENCE_S = 30.0
+"""The longest they wait for that."""
+LOOK_S = 0.05
 WARM_S = 60.0
 """Between searches for nobody. Less than a pool keeps an idle connection."""
 NOBODY = Owner(0, "", "")
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -45,21 +57,17 @@ class Recaller:
         self._database: Database | None = None
         self._recall: Recall | None = None
 
-    async def run(self) -> None:
-        """Opens the store as soon as it can be had, and keeps it open until cancelled."""
+    async def run(self, busy: Callable[[], bool]) -> None:
+        """Opens the store as soon as it can be had, vectors once nothing is ``busy``, and keeps it until cancelled."""
         async with AsyncExitStack() as stack:
-            while self._recall is None:
-                try:
-                    if self._database is None:
-                        self._database = await stack.enter_async_context(open_pool(self._settings))
-                    search = Search(self._database, await self._embedder(self._database))
-                    await _warm(search)
-                    self._recall = Recall(search)
-                except (Unavailable, StartFailed, asyncpg.UndefinedTableError):  # the last: not migrated yet
-                    await anyio.sleep(RETRY_S)
+            database = self._database = await _insist(lambda: stack.enter_async_context(open_pool(self._settings)))
+            self._recall = Recall(await _warmed(Search(database, None)))
+            await _quiet(busy)
+            search = await _warmed(Search(database, await _insist(lambda: self._embedder(database))))
+            self._recall = Recall(search)
             while True:
                 await anyio.sleep(WARM_S)
-                await _warm(search)
+                await _warmed(search)
 
     async def _embedder(self, database: Database) -> Embedder | None:
         try:
@@ -90,13 +98,30 @@ class Recaller:
         return [] if owner is None else await self._recall.recall(owner, request.messages, limit=message.recall)
 
 
-async def _warm(search: Search) -> None:
+async def _insist(opening: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await opening()
+        except (Unavailable, StartFailed, asyncpg.UndefinedTableError):  # the last: not migrated yet
+            await anyio.sleep(RETRY_S)
+
+
+async def _quiet(busy: Callable[[], bool]) -> None:
+    began = heard = monotonic()
+    while monotonic() - heard < QUIET_S and monotonic() - began < PATIENCE_S:
+        await anyio.sleep(LOOK_S)
+        if busy():
+            heard = monotonic()
+
+
+async def _warmed(search: Search) -> Search:
     try:
         await search.search(NOBODY, "warm")
     except Unavailable:
         pass
     except Exception:  # whatever it is: no message is behind it
         log.exception("recall.cold")
+    return search
 
 
 def _failed(message: Message, reason: str) -> bytes:
