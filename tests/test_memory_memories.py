@@ -147,6 +147,22 @@ async def test_what_is_older_than_what_it_supersedes_goes_before_it(
     assert await memories.get(owner, porto.id) == porto
 
 
+async def test_what_was_said_between_two_of_a_chain_goes_between_them(
+    memories: Memories, database: Database, owner: Owner
+) -> None:
+    (lyon,) = await keep(memories, database, owner, Draft(text="I live in Lyon", valid_from=at(0)))
+    moved = Draft(text="I moved to Porto", valid_from=at(9), supersedes=lyon.id)
+    (porto,) = await keep(memories, database, owner, moved)
+    between = Draft(text="I moved to Bari", valid_from=at(5), supersedes=porto.id)
+    (bari,) = await keep(memories, database, owner, between)
+    chain = (await memories.history(owner, bari.id)).chain
+    assert [(row.text, row.valid_to, row.superseded_by) for row in chain] == [
+        ("I live in Lyon", at(5), bari.id),
+        ("I moved to Bari", at(9), porto.id),
+        ("I moved to Porto", None, None),
+    ]
+
+
 async def test_two_transactions_adding_the_same_memory_make_one(
     memories: Memories, database: Database, owner: Owner
 ) -> None:

@@ -385,6 +385,16 @@ async def test_a_superseded_memory_is_not_superseded_again() -> None:
     assert found.supersedes is None
 
 
+async def test_what_is_read_late_goes_before_what_was_said_after_it() -> None:
+    earlier = datetime(2025, 6, 1, tzinfo=UTC)
+    porto = memory("I moved to Porto.", name="mem_2", valid_from=datetime(2026, 1, 1, tzinfo=UTC))
+    [found] = await draft([turn("I live in Lyon.", said_at=earlier)], None, [porto])
+    assert (found.supersedes, found.valid_from) == ("mem_2", earlier)
+    germany = memory("I live in Germany.", valid_from=datetime(2026, 1, 1, tzinfo=UTC))
+    [beside] = await draft([turn("I live in Berlin.", said_at=earlier)], None, [germany])
+    assert beside.supersedes is None
+
+
 async def test_the_same_value_again_is_no_new_memory() -> None:
     assert await drafts("I'm living in Lyon now.", "I live in Lyon!", existing=[memory("I live in Lyon.")]) == []
     assert len(await drafts("I live in Lyon with two cats.", existing=[memory("I live in Lyon.")])) == 1

@@ -226,6 +226,21 @@ async def test_the_turn_of_a_superseded_memory_is_not_found_either(database: Dat
     assert (everything.hits[0].kind, everything.hits[0].text) == ("memory", "I live in Lyon")
 
 
+async def test_the_turn_of_a_corrected_memory_is_not_found_either(database: Database, owner: Owner) -> None:
+    """PROTOCOL N11."""
+    memories = Memories(database, None)
+    wrong, _, right, _ = await say(database, owner, "I live in Lyon", "Nice town", "I live in style", "Indeed")
+    drafts = [Draft(text=turn.turn.text, turn_keys=[turn.turn.key]) for turn in (wrong, right)]
+    corrected, weighed = await keep(memories, database, owner, *drafts)
+    await memories.edit(owner, corrected.id, text="My home is Porto")
+    await memories.edit(owner, weighed.id, importance=1)
+    search, turns = Search(database, None), frozenset({"turn"})
+    current = await found(search, owner, "I live in Lyon or style", kinds=turns)
+    assert "I live in style" in current and "I live in Lyon" not in current
+    everything = await found(search, owner, "Lyon", kinds=turns, filters=Filters(latest_only=False))
+    assert everything[0] == "I live in Lyon"
+
+
 @pytest.mark.parametrize("backup", [True, False])
 async def test_what_was_forgotten_does_not_come_back_as_a_turn(database: Database, owner: Owner, backup: bool) -> None:
     memories = Memories(database, None)

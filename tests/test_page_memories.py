@@ -79,6 +79,29 @@ async def test_what_is_remembered_is_listed_page_by_page(page: Page, api: httpx.
 
 
 @needs_browser
+async def test_no_memory_is_skipped_where_some_were_forgotten_and_others_came(
+    page: Page, api: httpx.AsyncClient
+) -> None:
+    messages = [{"role": "user", "content": f"Fact number {n}."} for n in range(60)]
+    await api.post(PATH, json={"messages": messages, "infer": False})
+    sheet = await open_sheet(page)
+    for n in (59, 50, 40):
+        await sheet.locator("li", has_text=f"Fact number {n}.").get_by_role("button", name="Forget").click()
+        await expect(sheet.locator("li.gone")).to_have_count({59: 1, 50: 2, 40: 3}[n])
+    await expect(sheet.locator(".said-of-list")).to_contain_text("57 memories")
+    await remember(api, "I own a red bike.")
+    for shown in (25, 50, 58):
+        await sheet.locator(".more").click()
+        await expect(sheet.locator("li:not(.gone)")).to_have_count(shown)
+    await expect(sheet.locator(".more")).to_be_hidden()
+    texts = await sheet.locator("li:not(.gone) .text").all_inner_texts()
+    wanted = {f"Fact number {n}." for n in range(60)} - {f"Fact number {n}." for n in (59, 50, 40)}
+    assert wanted <= set(texts) and len(texts) == len(set(texts))
+    await sheet.get_by_role("button", name="Undo").first.click()
+    await expect(sheet.locator(".said-of-list")).to_contain_text("59 memories")
+
+
+@needs_browser
 async def test_searching_shows_what_fits_and_clearing_shows_everything(page: Page, api: httpx.AsyncClient) -> None:
     sheet = await open_sheet(page)
     await sheet.locator("input[type=search]").fill("street trees")

@@ -107,6 +107,13 @@ async def test_a_bio_needs_enough_and_says_how_much_there_is(client: httpx.Async
     assert (await data(client))["bio"] is None
 
 
+async def test_a_bio_that_has_nothing_to_tell_does_not_say_that_more_is_needed(client: httpx.AsyncClient) -> None:
+    await remember(client, *((f"I love tram {n}.", "interests" if n % 2 else "health") for n in range(6)))
+    answer = await client.get(f"{PATH}/bio", params={"format": "professional"})
+    error = error_of(answer, 404, "BIO_NOT_FOUND")["error"]
+    assert (error["details"]["memories"], "needs" in error["message"]) == (6, False)
+
+
 async def test_a_bio_comes_in_every_format_and_style(client: httpx.AsyncClient) -> None:
     """PROTOCOL U2."""
     await remember(client, *FACTS)

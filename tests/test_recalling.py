@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from app.chat.message import Message, from_hash
-from app.errors import RecallFailed
+from app.database import migrate
+from app.errors import RecallFailed, Unavailable
 from app.llm.types import Request, TextBlock, Turn
-from app.memory.types import Hit, StoredTurn
+from app.memory.search import Search
+from app.memory.types import Found, Hit, Owner, StoredTurn
 from app.memory.types import Turn as MemoryTurn
 from app.settings import Settings
 from app.workers import recalling
@@ -80,6 +82,33 @@ async def test_before_the_store_is_open_it_says_so(monkeypatch: pytest.MonkeyPat
     assert recalling.RECALL_S <= 0.05
 
 
+async def test_a_search_for_nobody_comes_before_the_first_message_and_again_whatever_happens(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    await migrate(settings)
+    monkeypatch.setattr(recalling, "WARM_S", 0.01)
+    monkeypatch.setattr(recalling, "QUIET_S", 0.0)
+    made, search, searched = Recaller(settings), Search.search, 0
+
+    async def counted(self: Search, owner: Owner, query: str, **more: Any) -> Found:
+        nonlocal searched
+        assert owner == recalling.NOBODY
+        searched += 1
+        if searched == 2:
+            raise Unavailable("restarting")
+        if searched == 3:
+            raise ValueError("a bug")
+        return await search(self, owner, query, **more)
+
+    monkeypatch.setattr(Search, "search", counted)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(made.run, lambda: False)
+        await until(lambda: searched >= 5)
+        tg.cancel_scope.cancel()
+    _, value = await made.recall(message(), ASKED)
+    assert b"not open yet" not in value
+
+
 async def test_words_are_searched_until_a_quiet_moment_brings_vectors(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ):
@@ -93,6 +122,9 @@ async def test_words_are_searched_until_a_quiet_moment_brings_vectors(
     class Noting:
         def __init__(self, _: Any, given: str | None) -> None:
             searched.append(given is not None)
+
+        async def search(self, *_: Any) -> None:
+            pass
 
     monkeypatch.setattr(recalling, "open_matching", embedder)
     monkeypatch.setattr(recalling, "Search", Noting)

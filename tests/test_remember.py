@@ -13,6 +13,7 @@ from asyncpg.connection import Connection
 from redis.asyncio.client import Pipeline
 
 from app.chat import groups as groups_module
+from app.chat import log
 from app.chat.lifecycle import Note
 from app.errors import RepriseError
 from app.llm.types import Turn
@@ -174,6 +175,72 @@ async def test_a_batch_killed_after_any_step_and_delivered_again_leaves_the_rows
             TALK
         )
         assert await rig.lifecycle.redis.xlen(f"{rig.lifecycle.keys.bases[0]}finished") == 0
+
+
+async def test_delivered_in_any_order_the_rows_are_those_of_the_order_asked_in(rig: Rig):
+    for mark, order in (("calm", (0, 1, 2, 3, 4)), ("back", (4, 3, 2, 1, 0)), ("late", (0, 2, 4, 1, 3))):
+        for number, said in enumerate(
+            ["I live in Lyon.", "What now?", "I moved to Porto.", "And?", "I moved to Bari."]
+        ):
+            await rig.finish(f"{mark}{number}", said, f"Answer {number}.", user=mark, thread="t")
+            await anyio.sleep(0.002)  # times of creation are milliseconds
+        batch = await rig.take()
+        for number in order:
+            await rig.bridge([batch[number]])
+        assert await rig.groups.done(GROUP, batch) == 5
+    wanted = await rig.rows("calm")
+    assert [text for _, _, text in wanted["turns"]][::2] == [
+        "I live in Lyon.",
+        "What now?",
+        "I moved to Porto.",
+        "And?",
+        "I moved to Bari.",
+    ]
+    for mark in ("calm", "back", "late"):
+        got = await rig.rows(mark)
+        for name in ("turns", "units", "postings", "conversations"):
+            assert got[name] == wanted[name], (mark, name)
+        chain = await rig.database.fetch(
+            "SELECT m.text, later.text AS later, m.valid_to = later.valid_from AS meet FROM memories m"
+            " LEFT JOIN memories later ON later.id = m.superseded_by"
+            " JOIN owners o ON o.id = m.owner WHERE o.user_id = $1 ORDER BY m.valid_from",
+            mark,
+        )
+        assert [tuple(row) for row in chain] == [
+            ("I live in Lyon.", "I moved to Porto.", True),
+            ("I moved to Porto.", "I moved to Bari.", True),
+            ("I moved to Bari.", None, None),
+        ], mark
+
+
+async def test_a_batch_never_overtakes_an_earlier_one_of_the_same_conversation(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(4):
+        await rig.finish(f"m{number}", f"What about number {number}?", f"Answer {number}.", thread="t")
+        await rig.finish(f"other{number}", user="bob", thread="t")
+    batch = await rig.take()
+    held, go, read = anyio.Event(), anyio.Event(), log.read_finished
+
+    async def slow(redis: Any, keys: Any, messages: list[Any]) -> Any:
+        if messages[0].id == "m0":
+            held.set()
+            await go.wait()
+        return await read(redis, keys, messages)
+
+    monkeypatch.setattr(log, "read_finished", slow)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(rig.bridge, [one for one in batch if one.member == "acc/m0"])
+        await held.wait()
+        tg.start_soon(rig.bridge, [one for one in batch if one.member in ("acc/m1", "acc/m2", "acc/m3")])
+        await rig.bridge([one for one in batch if "other" in one.member])  # another conversation waits for none
+        assert (await rig.memory("other3"))["status"] == "stored"
+        assert (await rig.memory("m3"))["status"] == "queued"
+        go.set()
+    texts = await rig.database.fetch(
+        "SELECT t.text FROM turns t JOIN owners o ON o.id = t.owner WHERE o.user_id = 'ada' ORDER BY t.id"
+    )
+    assert [row["text"] for row in texts][1::2] == [f"Answer {number}." for number in range(4)]
 
 
 async def test_one_message_that_cannot_be_remembered_does_not_keep_its_batch_from_it(rig: Rig):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 
 import asyncpg
 import msgspec
@@ -82,7 +83,7 @@ async def add(
         if key in known or gone & set(draft.turn_keys):
             continue
         named = draft.supersedes and merged.get(draft.supersedes, draft.supersedes)
-        replaced = await _chain(connection, owner, named) if named else []
+        replaced = await _chain(connection, owner, named, draft.valid_from) if named else []
         if twin := await _twin(connection, owner, draft, vectors, replaced):
             merged[key] = twin.id
             changed |= await _merge(connection, owner, twin, draft, replaced)
@@ -106,17 +107,31 @@ async def _read(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -
     return [found[key] for key in keys if key in found]
 
 
-async def _chain(connection: asyncpg.Connection, owner: Owner, start: str) -> list[Memory]:
-    """The memory and what superseded it, one after the other; deleted ones too. Empty when there is none such."""
+async def _chain(connection: asyncpg.Connection, owner: Owner, start: str, since: datetime | None) -> list[Memory]:
+    """The memory and what superseded it, one after the other; deleted ones too. Empty when there is none such.
+
+    Where the memory is younger than ``since`` (by default now) it begins earlier, with what was true then.
+    """
     rows = await connection.fetch(
-        f"""WITH RECURSIVE linked AS (
-            SELECT id, superseded_by, 0 AS depth FROM memories WHERE owner = $1 AND id = $2
+        f"""WITH RECURSIVE said AS (
+            SELECT coalesce($3, now()) AS at
+        ), before AS (
+            SELECT id, valid_from FROM memories WHERE owner = $1 AND id = $2
+            UNION ALL
+            SELECT p.id, p.valid_from FROM memories p JOIN before b ON p.superseded_by = b.id
+            WHERE p.owner = $1 AND b.valid_from > (SELECT at FROM said)
+        ), first AS (
+            SELECT id FROM before CROSS JOIN said
+            ORDER BY valid_from > at, greatest(valid_from - at, at - valid_from), id LIMIT 1
+        ), linked AS (
+            SELECT id, superseded_by, 0 AS depth FROM memories JOIN first USING (id)
             UNION ALL
             SELECT n.id, n.superseded_by, depth + 1 FROM memories n JOIN linked l ON n.id = l.superseded_by
             WHERE n.owner = $1)
         SELECT {COLUMNS} FROM memories m JOIN linked USING (id) WHERE m.owner = $1 ORDER BY depth""",  # noqa: S608
         owner.id,
         start,
+        since,
     )
     return [to_memory(row) for row in rows]
 

@@ -6,7 +6,9 @@ Choices:
    that a client may send its whole history with each message. White space is not looked at: clients trim.
 2. A conversation is as old as its first turn and as new as its last; storing a turn again changes neither.
 3. NUL and broken surrogates become U+FFFD: an answer that was given is not lost for a character.
-4. A turn removed on purpose leaves its key in ``forgotten_turns``, and is passed over when it comes again.
+4. Messages of a thread may be delivered in another order than they were asked in, after a crash for one. New turns are
+   appended; if the conversation was newer already, all of it is put in order.
+5. A turn removed on purpose leaves its key in ``forgotten_turns``, and is passed over when it comes again.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ async def store_turns(
 ) -> list[list[StoredTurn]]:
     """Stores and indexes turns, each key once; for each conversation the turns as stored, in the order given.
 
-    Turns that were forgotten are left out of the answer. New ones are appended to their conversation. A conversation
+    Turns that were forgotten are left out of the answer. New ones stand where they were said. A conversation
     may be in the batch once. To be called in the caller's transaction. Raises ValidationFailed for metadata that
     cannot be stored.
     """
@@ -124,6 +126,8 @@ async def store_turns(
     ]
     appended = await _append(connection, [(given, turns) for given, turns in new if turns])
     await index_appended(connection, appended, vectors)
+    for late in await _grown(connection, appended):
+        await _put_in_order(connection, late.owner, late.conversation)
     stored = there | {one.turn.key: one for more in appended for one in more.turns}
     return [[one for key in turns if (one := stored[key]) is not None] for turns in wanted]
 
@@ -204,7 +208,7 @@ async def _append(connection: asyncpg.Connection, new: Sequence[tuple[NewTurns, 
         [to_json(turn.metadata) for _, _, turn in flat],
     )
     written = {row["key"]: row for row in rows}
-    appended = [
+    return [
         Appended(
             given.owner,
             given.conversation,
@@ -213,23 +217,41 @@ async def _append(connection: asyncpg.Connection, new: Sequence[tuple[NewTurns, 
         )
         for given, turns in new
     ]
-    await _grown(connection, appended)
-    return appended
 
 
-async def _grown(connection: asyncpg.Connection, appended: Sequence[Appended]) -> None:
-    """The conversations are as old as their first turn and as new as their last."""
-    await connection.execute(
+async def _grown(connection: asyncpg.Connection, appended: Sequence[Appended]) -> list[Appended]:
+    """The conversations are as old as their first turn and as new as their last. Those that were newer already."""
+    if not appended:
+        return []
+    rows = await connection.fetch(
         """UPDATE conversations c SET
             created_at = CASE WHEN g.position = 0 THEN g.first ELSE least(c.created_at, g.first) END,
             updated_at = CASE WHEN g.position = 0 THEN g.last ELSE greatest(c.updated_at, g.last) END
         FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::timestamptz[]) AS g (id, position, first, last)
-        WHERE c.id = g.id""",
+        JOIN conversations before USING (id)
+        WHERE c.id = g.id RETURNING c.id, g.position > 0 AND before.updated_at > g.first AS late""",
         [more.conversation for more in appended],
         [more.position for more in appended],
         [min(one.turn.said_at for one in more.turns) for more in appended],
         [max(one.turn.said_at for one in more.turns) for more in appended],
     )
+    late = {row["id"] for row in rows if row["late"]}
+    return [more for more in appended if more.conversation in late]
+
+
+async def _put_in_order(connection: asyncpg.Connection, owner: Owner, conversation: str) -> None:
+    """Turns stand in the order in which they were said, those of one message together, as it was asked."""
+    moved = await connection.execute(
+        """UPDATE turns t SET position = g.place FROM (
+            SELECT id, row_number() OVER (ORDER BY asked, position, id) - 1 AS place FROM (
+                SELECT id, position, min(said_at) OVER (PARTITION BY coalesce(message_id, key)) AS asked
+                FROM turns WHERE owner = $1 AND conversation = $2) said) g
+        WHERE t.owner = $1 AND t.id = g.id AND t.position <> g.place""",
+        owner.id,
+        conversation,
+    )
+    if moved != "UPDATE 0":
+        await refresh_windows(connection, owner, conversation)
 
 
 async def forget_turns(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> list[dict[str, Any]]:
@@ -267,6 +289,8 @@ async def bring_back_turns(connection: asyncpg.Connection, owner: Owner, removed
         "DELETE FROM forgotten_turns WHERE owner = $1 AND key = ANY($2)", owner.id, [turn["key"] for turn in removed]
     )
     if rows:
+        for conversation in {turn["conversation"] for turn in removed}:
+            await _put_in_order(connection, owner, conversation)
         await index_turns(connection, owner, [to_turn(row, new=True) for row in rows])
 
 

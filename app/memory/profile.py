@@ -380,10 +380,12 @@ def _json(value: msgspec.Struct) -> str:
 
 
 def _too_little(owner: Owner, memories: int, categories: int) -> NotFound:
+    said = f"a bio needs {MEMORIES_NEEDED} memories in {CATEGORIES_NEEDED} categories, not {memories} in {categories}"
+    if memories >= MEMORIES_NEEDED and categories >= CATEGORIES_NEEDED:
+        said = "nothing that is remembered fits this format and the categories left"
     return NotFound(
         "bio",
-        f"a bio needs {MEMORIES_NEEDED} memories in {CATEGORIES_NEEDED} categories; so far there are {memories} in "
-        f"{categories}",
+        said,
         details={
             "memories": memories,
             "categories": categories,

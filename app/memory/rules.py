@@ -48,16 +48,23 @@ _PASSING = re.compile(
 )
 
 
-class Statement(msgspec.Struct, kw_only=True):
+class _Told(msgspec.Struct, kw_only=True):
+    text: str
+    slots: list[Slot]
+    ending: bool
+    """It says that something is no longer so; asked once, not for each pair."""
+
+
+class Statement(_Told, kw_only=True):
     """One sentence in which a user says something of themselves."""
 
-    text: str
     said_at: datetime
     turn_keys: list[str]
     when: When
-    slots: list[Slot]
-    ending: bool
-    """It says that something is no longer so; asked once, not for each pair of statements."""
+
+
+class _Held(_Told, kw_only=True):
+    memory: Memory
 
 
 def draft(said: list[Statement], categories: list[list[str]], existing: Sequence[Memory] = ()) -> list[Draft]:
@@ -68,7 +75,7 @@ def draft(said: list[Statement], categories: list[list[str]], existing: Sequence
     """
     current = [memory for memory in existing if memory.valid_to is None]
     known = {normal(memory.text) for memory in current}
-    held = [(memory, slots(memory.text)) for memory in current]
+    held = [_Held(text=m.text, slots=slots(m.text), ending=ends(m.text), memory=m) for m in current]
     found: list[Statement] = []
     drafts: list[Draft] = []
     for one, names in zip(said, categories, strict=True):
@@ -131,34 +138,40 @@ def _is_known(text: str, known: set[str]) -> bool:
     return normal(text) in known or (":" in text and normal(text.rpartition(":")[2]) in known)
 
 
-def _repeats(one: Statement, held: list[tuple[Memory, list[Slot]]]) -> bool:
+def _repeats(one: Statement, held: list[_Held]) -> bool:
     """Says in other words only what is known: the same value in the same slot."""
     if not one.slots or not all(slot.whole and slot.value for slot in one.slots):
         return False
-    known = {(slot.name, slot.value) for _, others in held for slot in others}
+    known = {(slot.name, slot.value) for other in held for slot in other.slots}
     return all((slot.name, slot.value) in known for slot in one.slots)
 
 
-def _replaced_memory(one: Statement, held: list[tuple[Memory, list[Slot]]]) -> str | None:
-    """The newest memory that is no longer so, if it was true before this is."""
+def _replaced_memory(one: Statement, held: list[_Held]) -> str | None:
+    """The newest memory that is no longer so, if it was true before this is.
+
+    Else the oldest one that was said after this and replaces it: what is read late takes its place in that chain.
+    """
     since = one.when.at or one.said_at
-    replaced = [m for m, others in held if m.valid_from <= since and _replaces(one, m.text, others)]
-    return max(replaced, key=lambda memory: memory.valid_from).id if replaced else None
+    older = [h.memory for h in held if h.memory.valid_from <= since and _replaces(one, h)]
+    if older:
+        return max(older, key=lambda memory: memory.valid_from).id
+    newer = [h.memory for h in held if h.memory.valid_from > since and _replaces(h, one)]
+    return min(newer, key=lambda memory: memory.valid_from).id if newer else None
 
 
 def _replaced_draft(one: Statement, earlier: list[Statement]) -> int | None:
     since = one.when.at or one.said_at
     for place in range(len(earlier) - 1, -1, -1):
         other = earlier[place]
-        if (other.when.at or other.said_at) <= since and _replaces(one, other.text, other.slots):
+        if (other.when.at or other.said_at) <= since and _replaces(one, other):
             return place
     return None
 
 
-def _replaces(new: Statement, old_text: str, old: list[Slot]) -> bool:
-    if old and any(fills(slot, other) for slot in new.slots for other in old):
+def _replaces(new: _Told, old: _Told) -> bool:
+    if any(fills(slot, other) for slot in new.slots for other in old.slots):
         return True
-    return new.ending and is_ended_by(old_text, new.text)
+    return new.ending and is_ended_by(old.text, new.text)
 
 
 def _importance(one: Statement) -> float:

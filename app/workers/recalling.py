@@ -5,6 +5,9 @@ PostgreSQL down. Vectors come when the process has had a quiet moment: reading 9
 takes a core for most of a second, and a message under way would wait for that. Until then words alone are searched.
 What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
 on without them, and its ``memory_recall`` says why.
+
+A first search takes longer than that: connections are opened, the server reads its catalogues, the model's weights are
+touched. So one is made when the store opens, and again now and then: idle connections are closed, PostgreSQL restarts.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from app.memory.embedding import Embedder
 from app.memory.index import open_matching
 from app.memory.recall import RECALL_S, Recall, quoted
 from app.memory.search import Search
-from app.memory.types import Hit
+from app.memory.types import Hit, Owner
 from app.settings import Settings
 
 RETRY_S = 1.0
@@ -37,6 +40,9 @@ QUIET_S = 3.0
 PATIENCE_S = 30.0
 """The longest they wait for that."""
 LOOK_S = 0.05
+WARM_S = 60.0
+"""Between searches for nobody. Less than a pool keeps an idle connection."""
+NOBODY = Owner(0, "", "")
 
 T = TypeVar("T")
 
@@ -55,10 +61,13 @@ class Recaller:
         """Opens the store as soon as it can be had, vectors once nothing is ``busy``, and keeps it until cancelled."""
         async with AsyncExitStack() as stack:
             database = self._database = await _insist(lambda: stack.enter_async_context(open_pool(self._settings)))
-            self._recall = Recall(Search(database, None))
+            self._recall = Recall(await _warmed(Search(database, None)))
             await _quiet(busy)
-            self._recall = Recall(Search(database, await _insist(lambda: self._embedder(database))))
-            await anyio.sleep_forever()
+            search = await _warmed(Search(database, await _insist(lambda: self._embedder(database))))
+            self._recall = Recall(search)
+            while True:
+                await anyio.sleep(WARM_S)
+                await _warmed(search)
 
     async def _embedder(self, database: Database) -> Embedder | None:
         try:
@@ -103,6 +112,16 @@ async def _quiet(busy: Callable[[], bool]) -> None:
         await anyio.sleep(LOOK_S)
         if busy():
             heard = monotonic()
+
+
+async def _warmed(search: Search) -> Search:
+    try:
+        await search.search(NOBODY, "warm")
+    except Unavailable:
+        pass
+    except Exception:  # whatever it is: no message is behind it
+        log.exception("recall.cold")
+    return search
 
 
 def _failed(message: Message, reason: str) -> bytes:

@@ -11,7 +11,9 @@ Choices:
 2. What finishes together is stored together: a statement for a batch costs hardly more than for one message, and what
    remembering costs is taken from the cores that carry tokens. A batch in which one message fails stores nothing; the
    loop then hands over each alone.
-3. Two messages of one conversation are stored one after the other: a batch goes in rounds, each a transaction.
+3. Two messages of one conversation are stored one after the other, as they were asked: a batch goes in rounds, each a
+   transaction, and batches of one process take turns. What comes late all the same, from a process that died, finds its
+   place by when it was asked (`store_turns`, `adding`).
 4. Embedding happens before the transaction, never inside: it takes longer than everything else. Answers, long histories
    and, while messages come one after the other, also what users say are stored and found by their words first;
    `upkeep.keep_embedded` follows, as slowly as the streams need it to.
@@ -21,10 +23,13 @@ Choices:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
+import anyio
 import msgspec
 import structlog
 
@@ -54,6 +59,9 @@ from app.workers.upkeep import Signal
 GROUP = "remember"
 PLATFORM = "reprise"
 VECTORS_AT_ONCE = 64
+
+_Place = tuple[str, str, str]
+"""An account, a user, and what they call a conversation."""
 
 logger = structlog.get_logger(__name__)
 
@@ -98,23 +106,50 @@ class Bridge:
         self._embedder = embedder
         self._debounce_s = debounce_s
         self._stored = stored or Signal()
+        self._arriving = anyio.Lock()
+        self._under_way: WeakValueDictionary[_Place, anyio.Event] = WeakValueDictionary()
 
     async def __call__(self, deliveries: Sequence[Delivery]) -> None:
         """Handles deliveries, all or none. Raises RepriseError when one cannot be remembered (now)."""
+        async with self._arriving:
+            messages = await self._messages(deliveries)
+            in_turn = self._in_turn({(one.account, one.user, _external_id(one)) for one in messages})
+        async with in_turn:
+            if not messages:
+                return  # deleted, or not wanted
+            said = await self._read(messages)
+            await self._find_new(said)
+            outcomes: dict[Name, Outcome] = {}
+            for number, these in enumerate(_rounds(said)):
+                if number > 0:
+                    await self._find_new(these)  # the round before may have stored them
+                outcomes |= await self._remember(these)
+            if outcomes:
+                self._stored.set()
+            await self._tell(messages, outcomes)
+
+    async def _messages(self, deliveries: Sequence[Delivery]) -> list[Message]:
+        """The messages to be remembered, in the order in which they were asked."""
         found = await self._lifecycle.read_many([delivery.member for delivery in deliveries])
-        messages = [message for message in found if message is not None and message.to_remember]
-        if not messages:
-            return  # deleted, or not wanted
-        said = await self._read(messages)
-        await self._find_new(said)
-        outcomes: dict[Name, Outcome] = {}
-        for number, these in enumerate(_rounds(said)):
-            if number > 0:
-                await self._find_new(these)  # the round before may have stored them
-            outcomes |= await self._remember(these)
-        if outcomes:
-            self._stored.set()
-        await self._tell(messages, outcomes)
+        wanted = [message for message in found if message is not None and message.to_remember]
+        return sorted(wanted, key=lambda message: message.created)
+
+    def _in_turn(self, conversations: set[_Place]) -> AbstractAsyncContextManager[None]:
+        """A block that begins when the batches that came before and go on with one of these are through."""
+        before = [self._under_way[one] for one in conversations if one in self._under_way]
+        through = anyio.Event()
+        self._under_way.update(dict.fromkeys(conversations, through))
+
+        @asynccontextmanager
+        async def turn() -> AsyncIterator[None]:
+            try:
+                for event in before:
+                    await event.wait()
+                yield
+            finally:
+                through.set()
+
+        return turn()
 
     async def _read(self, messages: list[Message]) -> list[_Said]:
         """The messages in which anything was said."""

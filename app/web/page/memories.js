@@ -18,7 +18,7 @@ export function recalling() {
 }
 
 export class Memories {
-  #page = 0;
+  #total = null; // of the whole list; null while hits are shown
   #asked = 0; // the newest question; answers to earlier ones are dropped
   #typing = 0;
 
@@ -65,10 +65,24 @@ export class Memories {
   }
 
   async #add() {
-    const rows = await this.#ask(() => this.#list(this.#page + 1));
-    if (!rows) return;
+    // pages shift with what is forgotten and what is new: the next one begins with the first row that is not shown
+    let page = Math.floor(this.list.querySelectorAll("li:not(.gone)").length / PAGE) + 1;
+    let rows = [];
+    do {
+      const found = await this.#ask(() => this.#list(page));
+      if (!found) return;
+      rows = found.filter((row) => !this.list.querySelector(`[data-id="${CSS.escape(row.dataset.id)}"]`));
+      page += 1;
+    } while (!rows.length && !this.more.hidden);
     this.list.append(...rows);
     rows[0]?.querySelector("button")?.focus();
+  }
+
+  /** Says how many there are, after one went or came back. */
+  #count(change) {
+    if (this.#total === null) return;
+    this.#total += change;
+    this.says.textContent = counted(this.#total);
   }
 
   /** Rows, or null when they came too late or not at all. */
@@ -80,7 +94,7 @@ export class Memories {
       if (mine !== this.#asked) return null;
       this.says.textContent = answer.says;
       this.more.hidden = !answer.more;
-      this.#page = answer.page ?? 0;
+      this.#total = answer.total;
       return answer.rows;
     } catch (error) {
       if (error.status === undefined) throw error;
@@ -103,10 +117,7 @@ export class Memories {
   async #list(page) {
     const { data, pagination } = await this.client.request("GET", `v1/memories?page=${page}&page_size=${PAGE}`);
     const total = pagination.total_items;
-    const says = total
-      ? `${total.toLocaleString()} ${total === 1 ? "memory" : "memories"}, the newest first`
-      : "Nothing is remembered yet. What you tell about yourself in a conversation will stand here.";
-    return { rows: data.map((memory) => this.#row(memory)), says, more: pagination.has_next, page };
+    return { rows: data.map((memory) => this.#row(memory)), says: counted(total), more: pagination.has_next, total };
   }
 
   async #search(query) {
@@ -114,7 +125,7 @@ export class Memories {
     const { data } = await this.client.request("POST", "v1/memories/search", { body });
     const by = data.legs.includes("vector") || !data.memories.length ? "" : " (by their words alone)";
     const says = data.memories.length ? `The best matches first${by}` : "Nothing that is remembered matches.";
-    return { rows: data.memories.map((hit) => (hit.kind === "turn" ? saidRow(hit) : this.#row(hit))), says, more: false };
+    return { rows: data.memories.map((hit) => (hit.kind === "turn" ? saidRow(hit) : this.#row(hit))), says, more: false, total: null };
   }
 
   #row(memory) {
@@ -199,6 +210,7 @@ export class Memories {
       try {
         await this.client.request("POST", "v1/memories/restore", { body: { backup_id: backupId } });
         this.#show(row, memory);
+        this.#count(1);
         row.querySelector("button").focus();
       } catch (error) {
         if (error.status === undefined) throw error;
@@ -208,6 +220,7 @@ export class Memories {
     row.className = "gone";
     row.replaceChildren(h("p", { class: "muted", role: "status" }, "Forgotten."), undo);
     undo.focus();
+    this.#count(-1);
   }
 
   #complain(row, text) {
@@ -244,6 +257,12 @@ function saidRow(hit) {
     h("p", { class: "text" }, hit.memory),
     h("div", { class: "about" }, h("span", { class: "when" }, `Said on ${date(hit.created_at)}`)),
   );
+}
+
+function counted(total) {
+  return total
+    ? `${total.toLocaleString()} ${total === 1 ? "memory" : "memories"}, the newest first`
+    : "Nothing is remembered yet. What you tell about yourself in a conversation will stand here.";
 }
 
 function place(memory) {
