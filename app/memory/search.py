@@ -311,11 +311,12 @@ _CURRENT = """u.id NOT IN (
     SELECT x.id FROM memories s JOIN units x ON x.memory = s.id AND x.owner = $1
     WHERE s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL)"""
 
-_STILL_SO = """(u.turn IS NULL OR u.turn NOT IN (
-    SELECT t.id FROM turns t JOIN memories s ON t.key = ANY(s.turn_keys)
-    WHERE t.owner = $1 AND s.owner = $1 AND s.deleted_at IS NULL AND (s.valid_to IS NOT NULL
-        OR s.updated_at > s.created_at AND EXISTS (
-            SELECT FROM memory_history h WHERE h.memory = s.id AND h.event = 'updated' AND h.before ? 'text'))))"""
+_STILL_SO = """u.id NOT IN (
+    SELECT x.id FROM memories s CROSS JOIN unnest(s.turn_keys) AS said
+    JOIN turns t ON t.owner = $1 AND t.key = said JOIN units x ON x.turn = t.id AND x.owner = $1
+    WHERE s.owner = $1 AND s.deleted_at IS NULL AND (s.valid_to IS NOT NULL OR s.updated_at > s.created_at)
+        AND (s.valid_to IS NOT NULL OR EXISTS (
+            SELECT FROM memory_history h WHERE h.memory = s.id AND h.event = 'updated' AND h.before ? 'text')))"""
 """No turn whose memory was superseded or corrected since: word for word it would say what is no longer so."""
 
 

@@ -1,5 +1,6 @@
--- What has been superseded is looked for by every search.
-CREATE INDEX memories_no_longer_true ON memories (owner) WHERE valid_to IS NOT NULL AND deleted_at IS NULL;
+-- What was superseded or corrected is looked for by every search.
+CREATE INDEX memories_changed ON memories (owner)
+    WHERE deleted_at IS NULL AND (valid_to IS NOT NULL OR updated_at > created_at);
 
 -- A unit's postings go with it. A foreign key would do the same, and check every posting that is written: half the cost
 -- of writing it. They are written with their unit, its owner locked, and by nobody else.
