@@ -18,7 +18,8 @@ from app.memory import search as search_module
 from app.memory.conversations import conversation_id
 from app.memory.index import WINDOW, as_text, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
-from app.memory.search import BOTH, K1, B, Fused, Leg, Search, add_indexes, fused
+from app.memory.ranking import K1, KEYWORDS, B, Fused, Postings, Units, bm25, fused
+from app.memory.search import BOTH, Search, add_indexes
 from app.memory.types import Draft, Filters, Owner
 from app.memory.words import terms
 from app.settings import Settings
@@ -156,7 +157,7 @@ async def test_both_legs_are_scaled_and_added(database: Database, owner: Owner) 
         await keep(memories, database, owner, Draft(text=text))
     hits = (await Search(database, space).search(owner, "grey cat")).hits
     assert [hit.text for hit in hits[:2]] == ["I own a grey cat", "I play the violin"]
-    assert hits[1].score == pytest.approx(1 - search_module.KEYWORDS, abs=1e-6)
+    assert hits[1].score == pytest.approx(1 - KEYWORDS, abs=1e-6)
 
 
 class Away:
@@ -306,8 +307,16 @@ async def test_a_large_user_has_an_index_that_search_uses(
     exact = await search.search(owner, "Where is the luthier?")
     assert await add_indexes(database) == 1
     assert await add_indexes(database) == 0
-    assert await search._is_large(owner)
+    asked: list[Owner] = []
+    nearest = search._nearest
+
+    async def counted(owner: Owner, *more: Any) -> Any:
+        asked.append(owner)
+        return await nearest(owner, *more)
+
+    monkeypatch.setattr(search, "_nearest", counted)
     assert await search.search(owner, "Where is the luthier?") == exact
+    assert asked == [owner]
 
 
 @pytest.fixture
@@ -334,9 +343,9 @@ async def test_an_index_gives_all_that_is_wanted_and_nothing_of_others(
     assert await add_indexes(by_index) == 2
     search = Search(by_index, space)
     (vector,) = await space.embed([f"note 1 of {other.id}"])
-    found = await search._nearest(owner, vector, search_module._conditions(Filters(), BOTH, first=3))
-    assert len(found.units) == 60  # an index gives 40 to who does not ask for more
-    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", found.units.tolist())
+    found, _ = await search._nearest(owner, vector, search_module._conditions(Filters(), BOTH, first=3))
+    assert len(found) == 60  # an index gives 40 to who does not ask for more
+    units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", found.tolist())
     assert [row["owner"] for row in units] == [owner.id]
     statement = search_module._NEAREST.format(owner=owner.id, dimension=8, nearest=60, where="")
     plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, as_text(vector))
@@ -381,15 +390,29 @@ async def test_without_postgresql_search_is_unavailable(settings: Settings, owne
         await search.search(owner, "Lyon")
 
 
-def leg(scores: dict[int, float]) -> Leg:
-    return Leg(np.array(list(scores), np.int64), np.array(list(scores.values()), np.float64))
-
-
 def test_fusion_adds_what_the_legs_found_each_brought_to_one() -> None:
-    nothing = leg({})
-    found = fused(leg({1: 8.0, 2: 4.0}), leg({2: 0.1, 3: 0.5, 1: 0.9}), 0.6, 10)
+    no = float("nan")
+    found = fuse({1: (8.0, 0.9), 2: (4.0, 0.1), 3: (0.0, 0.5), 4: (0.0, no)}, 10)
     assert [(one.unit, one.keyword, one.distance) for one in found] == [(2, 4.0, 0.1), (1, 8.0, 0.9), (3, None, 0.5)]
     assert [one.score for one in found] == pytest.approx([0.6 * 0.5 + 0.4, 0.6, 0.4 * 0.5])
-    assert [one.unit for one in fused(leg({1: 8.0, 2: 4.0}), nothing, 0.6, 1)] == [1]
-    assert fused(leg({5: 2.0}), nothing, 0.6, 10)[0].score == 1.0
-    assert fused(nothing, nothing, 0.6, 10) == []
+    assert [one.unit for one in fuse({1: (8.0, no), 2: (4.0, no)}, 1)] == [1]
+    assert fuse({5: (2.0, no)}, 10)[0].score == 1.0
+    assert fuse({}, 10) == []
+    assert fuse({7: (0.0, 0.4)}, 10)[0].score == pytest.approx(0.4), "alone, it is the nearest"
+
+
+def fuse(legs: dict[int, tuple[float, float]], most: int) -> list[Fused]:
+    """By unit, its score and its distance."""
+    scores, distances = zip(*legs.values(), strict=True) if legs else ((), ())
+    return fused(np.array(list(legs), np.int64), np.array(scores, float), np.array(distances, float), 0.6, most)
+
+
+def test_postings_of_units_that_take_no_part_count_nowhere() -> None:
+    units = Units(np.array([9, 3]), np.array([2.0, 2.0]))
+    alone = Postings(np.array([0, 1]), np.array([3, 9]), np.array([1.0, 1.0]))
+    beside = Postings(np.array([0, 0, 0, 1]), np.array([3, 4, 99, 9]), np.array([1.0, 5.0, 5.0, 1.0]))
+    assert bm25(units, beside).tolist() == bm25(units, alone).tolist()
+    assert bm25(units, Postings(np.array([0]), np.array([4]), np.array([1.0]))).tolist() == [0.0, 0.0]
+    nothing = np.array([], np.int64)
+    assert bm25(Units(nothing, np.array([])), alone).tolist() == []
+    assert bm25(units, Postings(nothing, nothing, np.array([]))).tolist() == [0.0, 0.0]

@@ -5,44 +5,36 @@ Choices:
 1. Both legs rank the same units and are exact: BM25 over the postings of that user alone, so that what others store
    changes nothing of its weights, and vectors compared one by one. A user who outgrows that (``LARGE`` units) has an
    HNSW index of their own (`add_indexes`), and vectors then rank only the ``NEAREST`` it gives.
-2. Scores are fused, not ranks: each leg is scaled to 0–1 over all units looked at, then 0.65 of the keywords' and 0.35
-   of the vectors'. Measured on LoCoMo, recall at 10: keywords 0.73, vectors 0.44, fused 0.76; ranks fused lose to
-   keywords alone.
-3. Filters say which units take part, before anything is counted or ranked.
-4. A turn is left out when a memory made of it is among the results, or has been superseded where only the latest is
-   asked for: "I live in Lyon" must not come back as a quotation after the move to Porto.
-5. What no word of the query leads to must be nearer to it than two texts are by chance (``FAR``): a search that finds
+2. Filters say which units take part, before anything is counted or ranked (`ranking`).
+3. A turn is left out when a memory made of it is among the results, or has been superseded or corrected where only the
+   latest is asked for: "I live in Lyon" must not come back as a quotation after the move to Porto.
+4. What no word of the query leads to must be nearer to it than two texts are by chance (``FAR``): a search that finds
    nothing says so.
-6. The second stage (`rerank`) looks at the best hundred again, for what neither words nor vectors say. Measured as
-   above: 0.80.
-7. The keywords are looked up while the query is embedded, so the legs are two statements and what stands behind the
-   best a third. Each of them asks for the owner by itself: none trusts the ids another brought.
+5. The second stage (`rerank`) looks at the best hundred again, for what neither words nor vectors say. Measured on
+   LoCoMo, recall at 10: 0.80, without it 0.76.
+6. One statement reads what is ranked, another what stands behind the best. Each of them asks for the owner by itself:
+   none trusts the ids another brought. Numbers come as bytes: decoding them one by one took as long as finding them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import anyio
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from app.database import Database
-from app.errors import Unavailable, ours_alone
+from app.errors import Unavailable
+from app.memory import ranking
 from app.memory.embedding import Embedder, Vector
 from app.memory.index import as_text
+from app.memory.ranking import Fused, Ids, Numbers, Postings, Units, bm25, fused
 from app.memory.records import to_memory
 from app.memory.rerank import POOL, reranked
 from app.memory.types import Filters, Found, Hit, Memory, Owner, StoredTurn, Turn
 from app.memory.words import normal, terms
 
-K1 = 1.2
-B = 0.5
-KEYWORDS = 0.65
-"""Share of the keyword leg in the fused score; the vectors have the rest."""
 LARGE = 50_000
 """Units. One by one, 25,000 take 16 ms; by the index 14, and what is left out of its ``NEAREST`` is not ranked."""
 NEAREST = 400
@@ -60,22 +52,6 @@ _Narrowing = tuple[str, list[Any]]
 BOTH: frozenset[str] = frozenset({"memory", "turn"})
 
 log = structlog.get_logger(__name__)
-
-
-class Leg(NamedTuple):
-    """Units, each once, and their scores or distances."""
-
-    units: NDArray[np.int64]
-    scores: NDArray[np.float64]
-
-
-class Fused(NamedTuple):
-    """A unit as both legs saw it; None where one did not find it."""
-
-    score: float
-    unit: int
-    keyword: float | None
-    distance: float | None
 
 
 class Search:
@@ -105,14 +81,15 @@ class Search:
             return Found(hits=[], legs=[])
         wanted = list(dict.fromkeys(terms(query)))[:MOST_TERMS]
         looked_at = max(limit, POOL) if rerank else limit
-        narrowing = _conditions(filters, kinds, first=3)
+        vector = await self._vector(query)
         for _ in range(TRIES):
-            keyword, vector = await self._legs(owner, query, wanted, narrowing)
-            best = fused(keyword, vector, KEYWORDS, looked_at + limit + SPARE)
+            units, scores, distances = await self._legs(owner, wanted, vector, filters, kinds)
+            best = fused(units.ids, scores, distances, ranking.KEYWORDS, looked_at + limit + SPARE)
             rows = await self._rows(owner, best)
             if len(rows) == len(best):
                 break
-        legs: list[Literal["vector", "keyword"]] = ["vector", "keyword"] if len(vector.units) else ["keyword"]
+        by_vector = not np.isnan(distances).all()
+        legs: list[Literal["vector", "keyword"]] = ["vector", "keyword"] if by_vector else ["keyword"]
         near = [row for row in rows if row["keyword"] or (row["distance"] is not None and row["distance"] < FAR)]
         hits = _without_doubles([_hit(row) for row in near])
         if rerank:
@@ -129,36 +106,32 @@ class Search:
             return None
         return vector
 
-    async def _legs(self, owner: Owner, query: str, wanted: list[str], narrowing: _Narrowing) -> tuple[Leg, Leg]:
-        """What the keywords and what the vectors find; the keywords are looked up while the query is embedded."""
+    async def _legs(
+        self, owner: Owner, wanted: list[str], vector: Vector | None, filters: Filters, kinds: frozenset[str]
+    ) -> tuple[Units, Numbers, Numbers]:
+        """All units that take part, their keyword scores and their distances; see `fused`."""
+        where, values = _conditions(filters, kinds, first=5)
+        statement = _UNITS.format(where=where, distances=_NO_DISTANCES if vector is None else _DISTANCES)
+        row = await self._database.fetchrow(
+            statement, owner.id, wanted, _index_name(owner.id), as_text(vector), *values
+        )
+        units = Units(_ids(row["ids"]), _numbers(row["lengths"], ">f4"))
+        postings = Postings(_ids(row["terms"], ">i4"), _ids(row["units"]), _numbers(row["counts"], ">f4"))
+        distances = np.full(len(units.ids), np.nan) if row["distances"] is None else _numbers(row["distances"], ">f8")
+        if vector is not None and row["large"]:
+            ids, nearest = await self._nearest(owner, vector, _conditions(filters, kinds, first=3))
+            places, known = units.places(ids)
+            distances[places[known]] = nearest[known]
+        return units, bm25(units, postings), distances
+
+    async def _nearest(self, owner: Owner, vector: Vector, narrowing: _Narrowing) -> tuple[Ids, Numbers]:
+        """The ``NEAREST`` units by the owner's index, and their distances."""
         where, values = narrowing
-        statement = _KEYWORD.format(where=where, k1=K1, b=B)
-        vector = _NOTHING
-
-        async def by_vector() -> None:
-            nonlocal vector
-            made = await self._vector(query)
-            if made is not None:
-                vector = await self._nearest(owner, made, narrowing)
-
-        if self._embedder is None:
-            return _leg(await self._database.fetchrow(statement, owner.id, wanted, *values)), vector
-        try:
-            async with anyio.create_task_group() as legs:
-                legs.start_soon(by_vector)
-                keyword = _leg(await self._database.fetchrow(statement, owner.id, wanted, *values))
-        except BaseExceptionGroup as failures:
-            raise ours_alone(failures) or failures from None
-        return keyword, vector
-
-    async def _nearest(self, owner: Owner, vector: Vector, narrowing: _Narrowing) -> Leg:
-        where, values = narrowing
-        if not await self._is_large(owner):
-            return _leg(await self._database.fetchrow(_ALL.format(where=where), owner.id, as_text(vector), *values))
         statement = _NEAREST.format(owner=int(owner.id), dimension=len(vector), nearest=NEAREST, where=where)
         async with self._database.transaction() as connection:
             await connection.execute(f"SET LOCAL hnsw.ef_search = {NEAREST}")  # 40 else, and no more are found
-            return _leg(await connection.fetchrow(statement, owner.id, as_text(vector), *values))
+            row = await connection.fetchrow(statement, owner.id, as_text(vector), *values)
+        return _ids(row["ids"]), _numbers(row["distances"], ">f8")
 
     async def _rows(self, owner: Owner, best: list[Fused]) -> list[dict[str, Any]]:
         """What stands behind the best units, in their order; units deleted since they were found are left out."""
@@ -169,9 +142,6 @@ class Search:
             for one in best
             if one.unit in known
         ]
-
-    async def _is_large(self, owner: Owner) -> bool:
-        return bool(await self._database.fetchval("SELECT to_regclass($1)", _index_name(owner.id)))
 
 
 async def add_indexes(database: Database) -> int:
@@ -197,35 +167,28 @@ def _index_name(owner: int) -> str:
     return f"units_nearest_{int(owner)}"
 
 
-_KEYWORD = """
-WITH eligible AS MATERIALIZED (
-    SELECT u.id, u.length FROM units u WHERE u.owner = $1 {where}
-), size AS (
-    SELECT count(*)::float8 AS n, greatest(avg(length), 1e-9) AS average FROM eligible
-), matches AS MATERIALIZED (
-    SELECT p.unit, p.term, p.count, e.length
-    FROM postings p JOIN eligible e ON e.id = p.unit
-    WHERE p.owner = $1 AND p.term = ANY($2::text[])
-), rarity AS (
-    SELECT term, ln(1 + (s.n - count(*) + 0.5) / (count(*) + 0.5)) AS idf
-    FROM matches CROSS JOIN size s GROUP BY term, s.n
-), keyword AS (
-    SELECT m.unit,
-        sum(r.idf * m.count * ({k1} + 1) / (m.count + {k1} * (1 - {b} + {b} * m.length / s.average)))::float8 AS score
-    FROM matches m JOIN rarity r USING (term) CROSS JOIN size s GROUP BY m.unit
+# Units and postings are read apart: joined here they would be hashed and sorted for sums that arrays do at once. The
+# vector is read in a SELECT of its own: where a plan is kept, its text would else be parsed anew for every unit.
+_UNITS = """
+WITH place AS (SELECT to_regclass($3::text) IS NOT NULL AS large),
+ranked AS (
+    SELECT string_agg(int8send(u.id), '') AS ids, string_agg(float4send(u.length), '') AS lengths,
+        {distances} AS distances
+    FROM units u WHERE u.owner = $1 {where}
+), found AS (
+    SELECT string_agg(int8send(p.unit), '') AS units, string_agg(float4send(p.count), '') AS counts,
+        string_agg(int4send(array_position($2::text[], p.term) - 1), '') AS terms
+    FROM postings p WHERE p.owner = $1 AND p.term = ANY($2::text[])
 )
-SELECT array_agg(unit) AS units, array_agg(score) AS scores FROM keyword
+SELECT * FROM place CROSS JOIN ranked CROSS JOIN found
 """
-
-# The vector is read in a SELECT of its own: where a plan is kept, its text would else be parsed anew for every unit.
-_ALL = """
-SELECT array_agg(u.id) AS units, array_agg(u.embedding <=> (SELECT $2::text::vector)) AS scores
-FROM units u WHERE u.owner = $1 AND u.embedding IS NOT NULL {where}
-"""
+_DISTANCES = """string_agg(float8send(coalesce(u.embedding <=> (SELECT $4::text::vector), 'NaN')), '')
+            FILTER (WHERE NOT (SELECT large FROM place))"""
+_NO_DISTANCES = "CASE WHEN $4::text IS NOT NULL THEN ''::bytea END"
 
 # The owner as a literal: a plan that is kept could not use a partial index for a parameter.
 _NEAREST = """
-SELECT array_agg(u.id) AS units, array_agg(near.distance) AS scores FROM (
+SELECT string_agg(int8send(u.id), '') AS ids, string_agg(float8send(near.distance), '') AS distances FROM (
     SELECT id, embedding::vector({dimension}) <=> (SELECT $2::text::vector({dimension})) AS distance FROM units
     WHERE owner = {owner} AND embedding IS NOT NULL
     ORDER BY distance LIMIT {nearest}
@@ -243,31 +206,13 @@ WHERE u.owner = $1 AND u.id = ANY($2::bigint[]) AND (m.id IS NOT NULL OR t.id IS
 """
 
 
-def _leg(row: Any) -> Leg:
-    return Leg(np.array(row["units"] or (), np.int64), np.array(row["scores"] or (), np.float64))
+def _numbers(raw: bytes | None, sent: str) -> Numbers:
+    """What PostgreSQL's ``…send`` functions wrote one after the other; NULL for none."""
+    return np.frombuffer(raw or b"", sent).astype(np.float64)
 
 
-_NOTHING = Leg(np.empty(0, np.int64), np.empty(0))
-
-
-def fused(keyword: Leg, vector: Leg, share: float, most: int) -> list[Fused]:
-    """The best units of both legs: ``share`` of the keywords' scores and the rest of the vectors', each 0 to 1."""
-    units = np.union1d(keyword.units, vector.units)
-    scores, distances = np.full(len(units), np.nan), np.full(len(units), np.nan)
-    scores[np.searchsorted(units, keyword.units)] = keyword.scores
-    distances[np.searchsorted(units, vector.units)] = vector.scores
-    totals = np.zeros(len(units))
-    if len(keyword.units):
-        totals += np.nan_to_num(scores) * (share if len(vector.units) else 1.0) / (keyword.scores.max() or 1.0)
-    if len(vector.units):
-        far, near = vector.scores.max(), vector.scores.min()
-        totals += np.nan_to_num(far - distances) * (1 - share) / ((far - near) or 1.0)
-    best = np.lexsort((-units, -totals))[:most]
-    columns = (totals[best], units[best], scores[best], distances[best])
-    return [
-        Fused(total, unit, None if math.isnan(score) else score, None if math.isnan(distance) else distance)
-        for total, unit, score, distance in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+def _ids(raw: bytes | None, sent: str = ">i8") -> Ids:
+    return np.frombuffer(raw or b"", sent).astype(np.int64)
 
 
 def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowing:

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from app.database import Database, open_pool
-from app.memory import search as searching
+from app.memory import ranking
 from app.memory.conversations import NewTurns, conversation_id, ensure_owner, keyed, store_turns
 from app.memory.embedding import Embedder, open_embedder
 from app.memory.index import embed_missing, index_memories
@@ -175,12 +175,12 @@ async def _recalled(settings: Settings, conversations: list[Any]) -> tuple[dict[
 
 async def _found(search: Search, owner: Owner, query: str, kind: str) -> set[str]:
     """The ids of the first ten turns."""
-    share = searching.KEYWORDS
+    share = ranking.KEYWORDS
     try:
-        searching.KEYWORDS = {"keyword": 1.0, "vector": 0.0}.get(kind, share)
+        ranking.KEYWORDS = {"keyword": 1.0, "vector": 0.0}.get(kind, share)
         answer = await search.search(owner, query, limit=AT, rerank=kind == "rerank")
     finally:
-        searching.KEYWORDS = share
+        ranking.KEYWORDS = share
     return {hit.turn.turn.external_id or "" for hit in answer.hits if hit.turn}
 
 
