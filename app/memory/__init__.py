@@ -4,7 +4,7 @@
 - `embedding`: texts to vectors: MiniLM by numpy, or any embedding model litellm knows.
 - `words`: texts to terms, windows and pieces.
 - `index`: writes what search reads (units, postings, vectors), in the caller's transaction.
-- `search`: BM25 over windows and vectors, fused; `rerank` its second stage.
+- `search`: BM25 over windows and vectors, fused (`ranking`); `rerank` its second stage.
 - `conversations`: turns stored word for word, once.
 - `memories`: memories with validity, history, deletion, backup and restore; its steps are in `adding`, `listing` and
   `removing`, its rows in `records`.
