@@ -251,17 +251,18 @@ _TURNS = """(u.turn IS NULL OR u.turn IN (
     SELECT t.id FROM turns t JOIN conversations c ON c.id = t.conversation
     WHERE t.owner = $1 AND c.owner = $1 AND {}))"""
 
-# By units: those of an owner are then read from an index alone.
-_CURRENT = """u.id NOT IN (
-    SELECT x.id FROM memories s JOIN units x ON x.memory = s.id AND x.owner = $1
-    WHERE s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL)"""
+# Keys are collected before rows are looked up by them: joined, a table without statistics yet is gone through once for
+# every row of the other. By units, because those of an owner are then read from an index alone.
+_CURRENT = """u.id NOT IN (SELECT id FROM units WHERE memory = ANY(ARRAY(
+    SELECT s.id FROM memories s WHERE s.owner = $1 AND s.deleted_at IS NULL AND s.valid_to IS NOT NULL)))"""
 
-_STILL_SO = """u.id NOT IN (
-    SELECT x.id FROM memories s CROSS JOIN unnest(s.turn_keys) AS said
-    JOIN turns t ON t.owner = $1 AND t.key = said JOIN units x ON x.turn = t.id AND x.owner = $1
-    WHERE s.owner = $1 AND s.deleted_at IS NULL AND (s.valid_to IS NOT NULL OR s.updated_at > s.created_at)
-        AND (s.valid_to IS NOT NULL OR EXISTS (
-            SELECT FROM memory_history h WHERE h.memory = s.id AND h.event = 'updated' AND h.before ? 'text')))"""
+_STILL_SO = """u.id NOT IN (SELECT id FROM units WHERE turn = ANY(ARRAY(
+    SELECT t.id FROM turns t WHERE t.owner = $1 AND t.key = ANY(ARRAY(
+        SELECT unnest(s.turn_keys) FROM memories s
+        WHERE s.owner = $1 AND s.deleted_at IS NULL AND (s.valid_to IS NOT NULL OR s.updated_at > s.created_at)
+            AND (s.valid_to IS NOT NULL OR EXISTS (
+                SELECT FROM memory_history h
+                WHERE h.memory = s.id AND h.event = 'updated' AND h.before ? 'text')))))))"""
 """No turn whose memory was superseded or corrected since: word for word it would say what is no longer so."""
 
 
