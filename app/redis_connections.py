@@ -112,6 +112,16 @@ class PromptRedis(StandaloneRedis):
             await pool.release(connection)
         return await cast(Any, super()).execute_command(*args, **options)
 
+    async def execute_packed(self, command: bytes) -> Any:
+        """The reply to a command written by `packed`, as Redis sent it. Nothing is tried again."""
+        pool: Any = self.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command([command])
+            return await connection.read_response()
+        finally:
+            await pool.release(connection)
+
     async def execute_many(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """The replies of commands in one round trip. An error is one of them, not raised."""
         pool: Any = self.connection_pool
@@ -125,6 +135,11 @@ class PromptRedis(StandaloneRedis):
         finally:
             await pool.release(connection)
         return await execute_pipeline(self, commands)
+
+
+def packed(words: Iterable[str]) -> bytes:
+    """Words of a command as they go over the wire; without the ``*count`` in front."""
+    return "".join([f"${len(word)}\r\n{word}\r\n" for word in words]).encode("ascii")
 
 
 async def _reply(connection: Any) -> Any:

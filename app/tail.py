@@ -25,6 +25,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from app import ids
 from app.errors import Unavailable
+from app.redis_connections import PromptRedis, packed
 from app.redis_door import FAILURES, Redis, redis_door
 
 PER_READER = 200
@@ -179,14 +180,9 @@ class Tail:
 
     async def _read_once(self, reader: _Reader) -> None:
         asked = dict(reader.followers)
-        keys = [*asked, reader.wake_key]
-        positions = [*(follower.position for follower in asked.values()), reader.wake_position]
         reader.blocked = True
         try:
-            # not `xread`: it looks through the whole reply to record how late each entry is
-            reply = await self._blocking.execute_command(
-                "XREAD", "BLOCK", BLOCK_MS, "COUNT", BATCH, "STREAMS", *keys, *positions, keys=keys
-            )
+            reply = await self._xread(reader, [*(one.position for one in asked.values()), reader.wake_position])
         finally:
             reader.blocked = False
         for raw_key, entries in _by_stream(reply):
@@ -204,11 +200,26 @@ class Tail:
                 log.exception("tail.unreadable", key=key)
                 self.remove(follower)
 
+    async def _xread(self, reader: _Reader, positions: list[str]) -> Any:
+        # not `xread`: it looks through the whole reply to record how late each entry is
+        keys = [*reader.followers, reader.wake_key]
+        if not isinstance(self._blocking, PromptRedis):
+            return await self._blocking.execute_command(*_XREAD, *keys, *positions, keys=keys)
+        if reader.packed_for != keys:
+            reader.packed_for, reader.packed = keys, packed([*_XREAD, *keys])
+        head = b"*%d\r\n" % (len(_XREAD) + 2 * len(keys))
+        return await self._blocking.execute_packed(head + reader.packed + packed(positions))
+
+
+_XREAD = ("XREAD", "BLOCK", str(BLOCK_MS), "COUNT", str(BATCH), "STREAMS")
+
 
 class _Reader:
-    """One blocked connection and the streams it covers."""
+    """One blocked connection and the streams it covers. ``packed``: its command up to the positions."""
 
     def __init__(self, wake_key: str) -> None:
+        self.packed_for: list[str] = []
+        self.packed = b""
         self.wake_key = wake_key
         self.wake_position = "0-0"
         self.followers: dict[str, Follower] = {}
@@ -217,11 +228,13 @@ class _Reader:
 
 
 def _by_stream(reply: Any) -> list[tuple[bytes, list[RawEntry]]]:
-    """XREAD's reply as (key, entries) pairs: RESP2 gives a list, RESP3 a map (of lists of lists in redis-py)."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        return [
-            (key, entries[0] if entries and isinstance(entries[0], list) else entries) for key, entries in reply.items()
-        ]
-    return list(reply)
+    """XREAD's reply as (key, entries) pairs. redis-py gives lists of entries, of RESP3 lists of such lists; in what
+    Redis itself sends an entry is its id and a flat list of fields and values."""
+    pairs = reply.items() if isinstance(reply, dict) else reply or ()
+    return [(key, _entries(found)) for key, found in pairs]
+
+
+def _entries(found: list[Any]) -> list[RawEntry]:
+    if found and isinstance(found[0], list) and found[0] and isinstance(found[0][0], bytes):
+        return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entry_id, flat in found]
+    return found[0] if found and isinstance(found[0], list) else found

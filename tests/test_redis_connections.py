@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import anyio
 import pytest
+from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptRedis, PromptSocketConnection
+from app.redis_connections import AT_ONCE_BYTES, PromptConnection, PromptRedis, PromptSocketConnection, packed
 from app.resources import redis_client
 from app.settings import Settings
+from app.tail import _by_stream
 
 
 @pytest.mark.parametrize("size", [0, 1, AT_ONCE_BYTES - 1, AT_ONCE_BYTES, AT_ONCE_BYTES * 40])
@@ -133,3 +136,24 @@ async def test_without_retries_a_lost_connection_is_told_at_once(settings: Setti
     finally:
         await client.aclose()
         await other.aclose()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {b"k": [[b"1-0", [b"a", b"1", b"b", b"2"]], [b"2-0", [b"a", b"3"]]]},  # Redis, RESP3
+        [[b"k", [[b"1-0", [b"a", b"1", b"b", b"2"]], [b"2-0", [b"a", b"3"]]]]],  # Redis, RESP2
+        {b"k": [[(b"1-0", {b"a": b"1", b"b": b"2"}), (b"2-0", {b"a": b"3"})]]},  # redis-py, RESP3
+        [[b"k", [(b"1-0", {b"a": b"1", b"b": b"2"}), (b"2-0", {b"a": b"3"})]]],  # redis-py, RESP2
+    ],
+)
+def test_entries_are_the_same_in_whatever_form_a_read_brings_them(reply: Any):
+    assert _by_stream(reply) == [(b"k", [(b"1-0", {b"a": b"1", b"b": b"2"}), (b"2-0", {b"a": b"3"})])]
+    assert _by_stream(None) == []
+    assert _by_stream({b"k": []}) == [(b"k", [])]
+
+
+def test_a_command_packed_by_us_is_the_one_redis_py_would_send():
+    words = ["XREAD", "COUNT", "1", "STREAMS", "a:{p0}:b", "0-0"]
+    [theirs] = Connection().pack_command(*words)
+    assert b"*6\r\n" + packed(words) == theirs
