@@ -16,7 +16,7 @@ from app.database import Database, migrate, open_pool
 from app.errors import Unavailable
 from app.memory import search as search_module
 from app.memory.conversations import conversation_id
-from app.memory.index import WINDOW, as_text, change_model, check_model, embed_missing, refresh_windows
+from app.memory.index import WINDOW, change_model, check_model, embed_missing, refresh_windows
 from app.memory.memories import Memories
 from app.memory.ranking import K1, KEYWORDS, B, Fused, Postings, Units, bm25, fused
 from app.memory.search import BOTH, Search, add_indexes
@@ -348,7 +348,7 @@ async def test_an_index_gives_all_that_is_wanted_and_nothing_of_others(
     units = await by_index.fetch("SELECT DISTINCT owner FROM units WHERE id = ANY($1)", found.tolist())
     assert [row["owner"] for row in units] == [owner.id]
     statement = search_module._NEAREST.format(owner=owner.id, dimension=8, nearest=60, where="")
-    plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, as_text(vector))
+    plan = await by_index.fetch(f"EXPLAIN {statement}", owner.id, vector.tolist())
     assert any(f"units_nearest_{owner.id}" in row[0] for row in plan)
 
 

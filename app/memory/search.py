@@ -28,7 +28,6 @@ from app.database import Database
 from app.errors import Unavailable
 from app.memory import ranking
 from app.memory.embedding import Embedder, Vector
-from app.memory.index import as_text
 from app.memory.ranking import Fused, Ids, Numbers, Postings, Units, bm25, fused
 from app.memory.records import to_memory
 from app.memory.rerank import POOL, reranked
@@ -113,7 +112,7 @@ class Search:
         where, values = _conditions(filters, kinds, first=5)
         statement = _UNITS.format(where=where, distances=_NO_DISTANCES if vector is None else _DISTANCES)
         row = await self._database.fetchrow(
-            statement, owner.id, wanted, _index_name(owner.id), as_text(vector), *values
+            statement, owner.id, wanted, _index_name(owner.id), None if vector is None else vector.tolist(), *values
         )
         units = Units(_ids(row["ids"]), _numbers(row["lengths"], ">f4"))
         postings = Postings(_ids(row["terms"], ">i4"), _ids(row["units"]), _numbers(row["counts"], ">f4"))
@@ -130,7 +129,7 @@ class Search:
         statement = _NEAREST.format(owner=int(owner.id), dimension=len(vector), nearest=NEAREST, where=where)
         async with self._database.transaction() as connection:
             await connection.execute(f"SET LOCAL hnsw.ef_search = {NEAREST}")  # 40 else, and no more are found
-            row = await connection.fetchrow(statement, owner.id, as_text(vector), *values)
+            row = await connection.fetchrow(statement, owner.id, vector.tolist(), *values)
         return _ids(row["ids"]), _numbers(row["distances"], ">f8")
 
     async def _rows(self, owner: Owner, best: list[Fused]) -> list[dict[str, Any]]:
@@ -168,7 +167,7 @@ def _index_name(owner: int) -> str:
 
 
 # Units and postings are read apart: joined here they would be hashed and sorted for sums that arrays do at once. The
-# vector is read in a SELECT of its own: where a plan is kept, its text would else be parsed anew for every unit.
+# vector is read in a SELECT of its own: where a plan is kept, it would else be made anew for every unit.
 _UNITS = """
 WITH place AS (SELECT to_regclass($3::text) IS NOT NULL AS large),
 ranked AS (
@@ -182,14 +181,14 @@ ranked AS (
 )
 SELECT * FROM place CROSS JOIN ranked CROSS JOIN found
 """
-_DISTANCES = """string_agg(float8send(coalesce(u.embedding <=> (SELECT $4::text::vector), 'NaN')), '')
+_DISTANCES = """string_agg(float8send(coalesce(u.embedding <=> (SELECT $4::float4[]::vector), 'NaN')), '')
             FILTER (WHERE NOT (SELECT large FROM place))"""
-_NO_DISTANCES = "CASE WHEN $4::text IS NOT NULL THEN ''::bytea END"
+_NO_DISTANCES = "CASE WHEN $4::float4[] IS NOT NULL THEN ''::bytea END"
 
 # The owner as a literal: a plan that is kept could not use a partial index for a parameter.
 _NEAREST = """
 SELECT string_agg(int8send(u.id), '') AS ids, string_agg(float8send(near.distance), '') AS distances FROM (
-    SELECT id, embedding::vector({dimension}) <=> (SELECT $2::text::vector({dimension})) AS distance FROM units
+    SELECT id, embedding::vector({dimension}) <=> (SELECT $2::float4[]::vector({dimension})) AS distance FROM units
     WHERE owner = {owner} AND embedding IS NOT NULL
     ORDER BY distance LIMIT {nearest}
 ) near JOIN units u ON u.id = near.id WHERE u.owner = $1 {where}
