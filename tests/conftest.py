@@ -18,9 +18,12 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from app.database import Database, migrate, open_pool
 from app.engines.embedded import embedded
 from app.engines.home import Urls, hold
+from app.memory.types import Owner
 from app.settings import Settings, environment
+from tests.memory_rig import new_owner
 from tests.system import KEY, System, remove_first_start, system
 
 
@@ -117,3 +120,17 @@ def live_server() -> Iterator[DemoServer]:
                 yield DemoServer(made.url, KEY)
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """A migrated database of the test's own."""
+    await migrate(settings)
+    async with open_pool(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def owner(database: Database) -> Owner:
+    """An end user of an account of their own, of whom nothing is remembered."""
+    return await new_owner(database)

@@ -15,7 +15,7 @@ import pytest
 
 from app.accounts import ALL_SCOPES, Account, Accounts, Caller, ensure_root_key, keyring, tokens
 from app.accounts.service import GRACE_S
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import Conflict, Forbidden, NotFound, StartFailed, Unauthorized, Unavailable, ValidationFailed
 from app.settings import Settings
 
@@ -36,13 +36,6 @@ class Counted:
         if not name.startswith("_"):
             self.asked += 1
         return getattr(self._database, name)
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

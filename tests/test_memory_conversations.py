@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import ValidationFailed
 from app.memory.conversations import NewTurns, conversation_id, ensure_owner, find_owner, keyed, store_turns, turns_of
 from app.memory.types import Owner, Turn
-from app.settings import Settings
 from tests.memory_rig import at, dump, new_owner, say
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
 
 
 async def read(database: Database, owner: Owner, thread: str = "t") -> list[str]:

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import NotFound, ValidationFailed
 from app.memory import words
 from app.memory.memories import Memories
 from app.memory.types import Draft, Owner
-from app.settings import Settings
-from tests.memory_rig import Directions, dump, keep, new_owner
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
+from tests.memory_rig import Directions, dump, keep
 
 
 @pytest.fixture

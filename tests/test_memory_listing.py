@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import ValidationFailed
 from app.memory.listing import SORTS
 from app.memory.memories import Memories
 from app.memory.types import Draft, Filters, Memory, Owner
-from app.settings import Settings
 from tests.memory_rig import at, keep, new_owner
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
 
 
 @pytest.fixture

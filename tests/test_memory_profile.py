@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import NotFound, ValidationFailed
 from app.llm import openai_wire, retry
 from app.llm.retry import RetryingModel
@@ -19,7 +19,6 @@ from app.memory import profile as module
 from app.memory.memories import Memories
 from app.memory.profile import BIO_CHARACTERS, SECTIONS, Profiles
 from app.memory.types import Draft, Memory, Owner
-from app.settings import Settings
 from tests.memory_rig import at, keep, new_owner, say
 from tests.upstream import Upstream, upstream
 
@@ -31,18 +30,6 @@ NUTS = Draft(text="I'm allergic to nuts.", categories=["health"], importance=0.9
 SECRET = Draft(text="I was in rehab.", categories=["health", "private"], importance=1.0, valid_from=at(5))
 FIVE = (NAME, HOME, WORK, HIKING, NUTS)
 BIO = "Their name is Ana. They live in Lyon.\n\nThey work at Globex.\n\nThey love hiking.\n\nThey are allergic to nuts."
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
 
 
 @pytest.fixture

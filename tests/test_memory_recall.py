@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.database import POOL_SIZE, Database, migrate, open_pool
+from app.database import POOL_SIZE, Database
 from app.errors import RecallFailed, Unavailable
 from app.llm.types import Block, ImageBlock, TextBlock, ToolResultBlock
 from app.llm.types import Turn as RequestTurn
@@ -22,7 +21,6 @@ from app.memory.memories import Memories
 from app.memory.recall import BLOCK_CHARACTERS, CLOSE, OPEN, SPARE, Recall, query_of, quoted, without_recalled
 from app.memory.search import Search
 from app.memory.types import Draft, Found, Hit, Owner, StoredTurn, Turn
-from app.settings import Settings
 from tests.memory_rig import keep, new_owner, say
 from tests.test_memory_rules import memory
 
@@ -192,13 +190,6 @@ def test_several_blocks_are_taken_out_and_the_text_between_stays() -> None:
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert without_recalled(text) == text
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
 
 
 async def test_what_is_stored_is_recalled(database: Database) -> None:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import NotFound
 from app.memory.memories import Memories
 from app.memory.remembered import Name, Remembered, decided
 from app.memory.search import Search
 from app.memory.types import Draft, Filters, Memory, Owner
-from app.settings import Settings
 from tests.memory_rig import at, dump, keep, new_owner, say
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
 
 
 @pytest.fixture

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.memory import rerank as rerank_module
 from app.memory import search as search_module
 from app.memory.rerank import DATED, QUESTION, SPEAKER, WHEN, asked, evidence
 from app.memory.search import Search
 from app.memory.types import Owner
-from app.settings import Settings
-from tests.memory_rig import NOON, new_owner, say
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
+from tests.memory_rig import NOON, say
 
 
 @pytest.mark.parametrize(

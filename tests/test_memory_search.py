@@ -35,18 +35,6 @@ TALK = [
 ]
 
 
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def owner(database: Database) -> Owner:
-    return await new_owner(database)
-
-
 async def found(search: Search, owner: Owner, query: str, **more: Any) -> list[str]:
     return [hit.text for hit in (await search.search(owner, query, **more)).hits]
 

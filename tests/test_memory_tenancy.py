@@ -7,22 +7,19 @@ Then each does the same alone, where the others' ids are ids of nothing. Every a
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.database import Database, migrate, open_pool
+from app.database import Database
 from app.errors import RepriseError
 from app.memory.conversations import conversation_id, turns_of
 from app.memory.memories import Memories
 from app.memory.search import Search
 from app.memory.types import Draft, Filters, Owner
-from app.settings import Settings
 from tests.memory_rig import Directions, keep, new_owner, say
 
 OWNERS = 4
@@ -189,13 +186,6 @@ class World:
     async def _remove_message(self, person: Person, message: str) -> Any:
         async with self.db.transaction() as connection:
             return await self.memories.remove_message(connection, person.owner, message)
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
 
 
 async def two_accounts(database: Database) -> list[Owner]:

@@ -8,19 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from app.database import Database, migrate, open_pool
-from app.settings import Settings
+from app.database import Database
 from app.workers import upkeep
 from app.workers.upkeep import Machine, Signal, keep_embedded
 from tests.memory_rig import Directions, new_owner, say
 from tests.rig import until
-
-
-@pytest.fixture
-async def database(settings: Settings):
-    await migrate(settings)
-    async with open_pool(settings) as opened:
-        yield opened
 
 
 class Told(Machine):
