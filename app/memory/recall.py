@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC
-from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -22,10 +21,8 @@ import structlog
 from app.errors import RecallFailed, RepriseError
 from app.llm.types import TextBlock
 from app.llm.types import Turn as RequestTurn
+from app.memory.search import Search
 from app.memory.types import Hit, Owner
-
-if TYPE_CHECKING:
-    from app.memory.search import Search
 
 RECALL_S = 0.05
 """The most a message waits for its memories, everything included."""

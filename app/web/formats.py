@@ -12,6 +12,7 @@ stops) leaves the response without its end.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -149,7 +150,7 @@ def _nowhere(_: bytes) -> bool:
     return False
 
 
-class _MessageSource(Generic[T]):
+class _MessageSource(ABC, Generic[T]):
     """What both kinds of stream share: an observer, and how they wait for it."""
 
     __slots__ = ("_broken", "_observer", "_write")
@@ -203,13 +204,13 @@ class _MessageSource(Generic[T]):
             self._broken = error
             return False
 
+    @abstractmethod
     def _ready(self) -> bytes | None:
         """What is written for the events that the observer has at hand; None when it has none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _written(self, got: T | Gap) -> bytes:
         """What is written for it, perhaps nothing."""
-        raise NotImplementedError
 
 
 class NativeSource(_MessageSource[bytes]):
