@@ -10,7 +10,8 @@
   `removing`, its rows in `records`.
 - `rules`: memories drawn from turns without a language model: `sentences` in the speaker's own words that are
   `statements`, with their `times`, `categories`, and the `slots` by which one supersedes another.
-- `extract`: memories drawn from turns by a language model.
+  `drawing` does it in the storing transaction.
+- `extract`: memories drawn from turns by a language model, which `asking` asks.
 - `intake`: memories made on request: stored, drawn and answered at once.
 - `recall`: memories put before a model's eyes, as quotations.
 - `profile`: a person's bio, insights and traits, made from memories. `bio` puts their sentences together, told about

@@ -16,7 +16,8 @@ import anyio
 import msgspec
 
 from app.errors import UpstreamFailed
-from app.llm.types import Model, Request, Stop, Text, Turn
+from app.llm.types import Model, Request, Turn
+from app.memory.asking import ask
 from app.memory.bio import Format, Style, category_of
 from app.memory.types import Memory
 
@@ -70,18 +71,10 @@ async def write(
 
 
 async def _answer(model: Model, request: Request) -> str:
-    parts, size, stop = [], 0, ""
-    async with model.stream(request) as batches:
-        async for batch in batches:
-            for delta in batch:
-                if isinstance(delta, Text):
-                    parts.append(delta.text)
-                    size += len(delta.text)
-                elif isinstance(delta, Stop):
-                    stop = delta.reason
-            if size > BIO_CHARACTERS:
-                raise WritingFailed(f"the model's bio was longer than {BIO_CHARACTERS} characters")
-    text = "".join(parts).strip()
+    answer = await ask(model, request, BIO_CHARACTERS)
+    if answer is None:
+        raise WritingFailed(f"the model's bio was longer than {BIO_CHARACTERS} characters")
+    text, stop = answer[0].strip(), answer[1]
     if stop != "end_turn" or not text:
         raise WritingFailed(f"the model's bio was {'empty' if not text else f'not finished ({stop})'}")
     return text

@@ -22,7 +22,9 @@ import hashlib
 import importlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -109,16 +111,10 @@ class _Cache:
             self._known.popitem(last=False)
 
 
-class MiniLM:
-    """The bundled model. The constructor may read 90 MB and check them; call it in a thread."""
+class _Cached(ABC):
+    """An embedder that makes only the vectors it has not made lately."""
 
-    name = MINILM
-    dimension = 384
-
-    def __init__(self, directory: Path, *, patient: bool = False) -> None:
-        self._network = _network(directory)
-        self._limiter = anyio.CapacityLimiter(2)
-        self._idle = ThreadPoolExecutor(1, initializer=_give_way) if patient else None
+    def __init__(self) -> None:
         self._cache = _Cache()
 
     async def embed(self, texts: list[str]) -> list[Vector]:
@@ -126,13 +122,34 @@ class MiniLM:
         found = {key: vector for key in keys if (vector := self._cache.get(key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         if missing:
-            tokens = {key: self._network.tokens(text) for key, text in missing.items()}
-            for batch in _batches(tokens):
-                vectors = await self._in_thread([tokens[key] for key in batch])
-                for key, vector in zip(batch, vectors, strict=True):
-                    found[key] = vector
-                    self._cache.put(key, vector)
+            async for key, vector in self._made(missing):
+                found[key] = vector
+                self._cache.put(key, vector)
         return [found[key] for key in keys]
+
+    @abstractmethod
+    def _made(self, missing: dict[bytes, str]) -> AsyncIterator[tuple[bytes, Vector]]:
+        """A vector for each text, by its key, as they are made."""
+
+
+class MiniLM(_Cached):
+    """The bundled model. The constructor may read 90 MB and check them; call it in a thread."""
+
+    name = MINILM
+    dimension = 384
+
+    def __init__(self, directory: Path, *, patient: bool = False) -> None:
+        super().__init__()
+        self._network = _network(directory)
+        self._limiter = anyio.CapacityLimiter(2)
+        self._idle = ThreadPoolExecutor(1, initializer=_give_way) if patient else None
+
+    async def _made(self, missing: dict[bytes, str]) -> AsyncIterator[tuple[bytes, Vector]]:
+        tokens = {key: self._network.tokens(text) for key, text in missing.items()}
+        for batch in _batches(tokens):
+            vectors = await self._in_thread([tokens[key] for key in batch])
+            for made in zip(batch, vectors, strict=True):
+                yield made
 
     async def _in_thread(self, batch: list[list[int]]) -> list[Vector]:
         forward = self._network.forward
@@ -284,29 +301,23 @@ def _gelu(x: Vector) -> None:
     x -= missing
 
 
-class Remote:
+class Remote(_Cached):
     """An embedding model behind litellm. Its dimension is learned from its first answer."""
 
     def __init__(self, name: str, door: Any, settings: Settings) -> None:
+        super().__init__()
         self.name = name
         self.dimension = 0
         self._door = door
         self._where = {"api_base": settings.embedding_api_base, "api_key": settings.embedding_api_key}
-        self._cache = _Cache()
 
-    async def embed(self, texts: list[str]) -> list[Vector]:
-        keys = [_Cache.key(text) for text in texts]
-        found = {key: vector for key in keys if (vector := self._cache.get(key)) is not None}
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-        if missing:
-            given = await self._door.embed(self.name, list(missing.values()), **self._where)
-            for key, values in zip(missing, given, strict=True):
-                raw = np.asarray(values, dtype=np.float32)
-                vector = np.asarray(raw / max(float(np.linalg.norm(raw)), 1e-12), dtype=np.float32)
-                self.dimension = len(vector)
-                found[key] = vector
-                self._cache.put(key, vector)
-        return [found[key] for key in keys]
+    async def _made(self, missing: dict[bytes, str]) -> AsyncIterator[tuple[bytes, Vector]]:
+        given = await self._door.embed(self.name, list(missing.values()), **self._where)
+        for key, values in zip(missing, given, strict=True):
+            raw = np.asarray(values, dtype=np.float32)
+            vector = np.asarray(raw / max(float(np.linalg.norm(raw)), 1e-12), dtype=np.float32)
+            self.dimension = len(vector)
+            yield key, vector
 
 
 async def _remote(settings: Settings) -> Embedder:

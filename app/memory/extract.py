@@ -25,8 +25,9 @@ import structlog
 from msgspec import Meta
 
 from app.errors import ExtractionFailed, UpstreamFailed
-from app.llm.types import Model, Request, Stop, Text
+from app.llm.types import Model, Request
 from app.llm.types import Turn as RequestTurn
+from app.memory.asking import ask
 from app.memory.recall import without_recalled
 from app.memory.statements import holds_secret
 from app.memory.types import CATEGORIES, TYPES, Draft, Memory, MemoryType, StoredTurn, Turn
@@ -195,18 +196,7 @@ class Extractor:
             max_tokens=MAX_TOKENS,
             response_format=response_format,
         )
-        parts, size, stop = [], 0, ""
-        async with self._model.stream(request) as batches:
-            async for batch in batches:
-                for delta in batch:
-                    if isinstance(delta, Text):
-                        parts.append(delta.text)
-                        size += len(delta.text)
-                    elif isinstance(delta, Stop):
-                        stop = delta.reason
-                if size > ANSWER_CHARACTERS:
-                    return "", "max_tokens"
-        return "".join(parts), stop
+        return await ask(self._model, request, ANSWER_CHARACTERS) or ("", "max_tokens")
 
 
 class _Entry(msgspec.Struct):
