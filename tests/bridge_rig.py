@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
+import pytest
+from asyncpg.connection import Connection
+from redis.asyncio.client import Pipeline
 
 from app.chat.events import Assembler
 from app.chat.groups import Delivery, Groups
@@ -21,6 +24,41 @@ from app.workers.remember import GROUP, Bridge
 from tests.rig import claim, lifecycle_on, new_message
 
 SAID = "I live in Lyon with my two cats."
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Points:
+    """Counts every command that a process sends to PostgreSQL and Redis; kills it after the one whose turn it is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.kill_after = 0
+
+    def passed(self) -> None:
+        self.count += 1
+        if self.count == self.kill_after:
+            raise Killed
+
+    def wrap(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(*args: Any, **named: Any) -> Any:
+            result = await call(*args, **named)
+            self.passed()
+            return result
+
+        return counted
+
+    @contextmanager
+    def armed(self, monkeypatch: pytest.MonkeyPatch, redis: Any, kill_after: int):
+        self.count, self.kill_after = 0, kill_after
+        with monkeypatch.context() as patch:
+            for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_records_to_table"):
+                patch.setattr(Connection, name, self.wrap(getattr(Connection, name)))
+            patch.setattr(redis, "execute_command", self.wrap(redis.execute_command))
+            patch.setattr(Pipeline, "execute", self.wrap(Pipeline.execute))
+            yield
 
 
 class Rig:
