@@ -16,7 +16,6 @@ Choices:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
@@ -49,25 +48,24 @@ RawEntry = tuple[bytes, dict[bytes, bytes]]
 log = structlog.get_logger(__name__)
 
 
+class Waiter(Protocol):
+    """Somebody who wants to know when something comes. `ring` must not block, nor change who else waits."""
+
+    def ring(self) -> bool:
+        """Whether to ring again the next time."""
+
+
 class Bell:
-    """Wakes one reader: rung by what it waits for, by a ping that is due, and by the drain.
+    """Wakes one reader, once: rung by what it waits for, by a ping that is due, and by the drain."""
 
-    ``answer``, where there is one, is asked first while the reader waits: true lets it wait on. It must not block, nor
-    change who waits.
-    """
-
-    __slots__ = ("_rung", "_waiting", "answer")
+    __slots__ = ("_rung", "_waiting")
 
     def __init__(self) -> None:
-        self.answer: Callable[[], bool] | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._rung = False
 
     def ring(self) -> bool:
-        """Whether the reader waits on, for the next ring."""
         if self._waiting is not None and not self._waiting.done():
-            if self.answer is not None and self.answer():
-                return True
             self._waiting.set_result(None)
         self._rung = True
         return False

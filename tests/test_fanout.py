@@ -23,7 +23,6 @@ from app.chat.observer import FrameObserver, Gap
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tail import PER_READER
-from app.web.formats import NativeSource
 from app.web.sse import AWAY
 from tests.rig import until
 from tests.stage import Author, Stage, finished, stage
@@ -253,95 +252,6 @@ async def test_redis_down_turns_observers_away(settings: Settings, short_tmp: Pa
             response = await web.get(path)
             assert (response.status_code, response.content) == (200, AWAY)
         assert web.observers == 0
-
-
-class Room:
-    """Where a source pushes to: takes ``room`` pieces, then says that there is no more."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.pushed: list[bytes] = []
-
-    def write(self, data: bytes) -> bool:
-        self.room -= 1
-        self.pushed.append(data)
-        return self.room > 0
-
-
-async def test_a_waiting_stream_is_written_to_where_the_event_was_read(web: Stage) -> None:
-    author = await Author.create(web.lifecycle)
-    source, room = NativeSource(web.fanout, await author.message(), 0), Room(1_000)
-    source.push_to(room.write)
-    parts: list[bytes] = []
-
-    async def write() -> None:
-        while not source.over:
-            if data := await source.read():
-                parts.append(data)
-            elif not source.over:
-                await source.wait()
-                parts.extend(room.pushed)
-                room.pushed.clear()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(write)
-        await author.start()
-        await until(lambda: room.pushed or parts)
-        for n in range(5):
-            await author.say(f"{n} ")
-            await until(lambda n=n: f"{n} ".encode() in b"".join(room.pushed))
-        assert len(room.pushed) >= 5  # nobody woke the task for them
-        await author.finish()
-    source.close()
-    assert b"".join(parts) == await author.wire()
-
-
-async def test_a_push_that_finds_no_room_wakes_its_task_and_loses_nothing(web: Stage) -> None:
-    author = await Author.create(web.lifecycle)
-    source, room = NativeSource(web.fanout, await author.message(), 0), Room(2)
-    source.push_to(room.write)
-    assert await source.read() == b""
-    async with anyio.create_task_group() as group:
-        group.start_soon(source.wait)
-        await author.start()
-        await until(lambda: room.pushed)
-        await author.say("more ")
-    await author.finish()
-    rest = []
-    while not source.over:
-        if data := await source.read():
-            rest.append(data)
-        elif not source.over:
-            with anyio.move_on_after(0.05):
-                room.room = 1
-                await source.wait()
-    source.close()
-    assert b"".join([*room.pushed, *rest]) == await author.wire()
-
-
-async def test_a_push_that_fails_ends_its_own_stream_only(web: Stage) -> None:
-    author = await Author.create(web.lifecycle)
-    broken = NativeSource(web.fanout, await author.message(), 0)
-
-    def fail(_: bytes) -> bool:
-        raise OSError("this connection is broken")
-
-    broken.push_to(fail)
-    got: dict[int, bytes] = {}
-    async with anyio.create_task_group() as group:
-        group.start_soon(collect, web, author, 0, got)
-        assert await broken.read() == b""
-        group.start_soon(_told, broken)
-        await until(lambda: web.tail.readers == 1)
-        await author.start()
-        await author.finish()
-    broken.close()
-    assert got[0] == await author.wire()
-
-
-async def _told(source: NativeSource) -> None:
-    with pytest.raises(OSError, match="broken"):
-        await source.wait()
 
 
 @pytest.mark.parametrize("name", ["openai", "text"])

@@ -33,7 +33,7 @@ from app.chat.message import FINAL, Message
 from app.chat.replay import CHUNK_BYTES, PAGE, Pages, follows
 from app.errors import Unavailable
 from app.redis_door import redis_door
-from app.tail import Bell, RawEntry, Tail
+from app.tail import RawEntry, Tail, Waiter
 
 WINDOW_BYTES = 1_000_000
 """Most a topic's window holds; with many topics less, down to `WINDOW_LEAST_BYTES`."""
@@ -66,7 +66,9 @@ class Topic:
         self.position = f"{self.floor}-0"
         self.end: int | None = None
         self.gone = False
-        self.waiting: set[Bell] = set()
+        self.waiting: set[Waiter] = set()
+        self.abreast: Waiter | None = None
+        """Who writes to the native streams at the head, where somebody does; kept here for the next that comes."""
         self.observers = 0
         self.limit = limit
         self.heard_at = monotonic()
@@ -111,7 +113,7 @@ class Topic:
         return self._entries[start : start + PAGE]
 
     def wake(self) -> None:
-        self.waiting = {bell for bell in self.waiting if bell.ring()}
+        self.waiting = {waiter for waiter in self.waiting if waiter.ring()}
 
     def lose(self, end: int | None) -> None:
         """What the message is known to have had after ``head`` is not in the log. ``end``: and it has ended there."""

@@ -28,7 +28,7 @@ from app.chat.events import Entry
 from app.chat.fanout import Fanout, Topic
 from app.chat.message import Message
 from app.chat.replay import PAGE, follows
-from app.tail import Bell
+from app.tail import Bell, Waiter
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -70,7 +70,9 @@ class Reader(Protocol[T_co]):
 
     def ready(self) -> T_co | None: ...
 
-    def watch(self) -> None: ...
+    def watch(self, waiter: Waiter | None = None) -> None: ...
+
+    def unwatch(self, waiter: Waiter) -> None: ...
 
     def close(self) -> None: ...
 
@@ -104,10 +106,15 @@ class Observer(ABC, Generic[T]):
             self._fanout.part(self._topic)
             self._topic = None
 
-    def watch(self) -> None:
-        """Has the bell rung by the next event: call it when a read gave None, then wait for the bell."""
+    def watch(self, waiter: Waiter | None = None) -> None:
+        """Has the bell, or who is named, rung by the next event: call it when a read gave None, then wait."""
         if self._topic is not None:
-            self._topic.waiting.add(self.bell)
+            self._topic.waiting.add(waiter or self.bell)
+
+    def unwatch(self, waiter: Waiter) -> None:
+        """Undoes a `watch` of somebody other than the bell."""
+        if self._topic is not None:
+            self._topic.waiting.discard(waiter)
 
     def ready(self) -> T | None:
         """The next events as far as the topic has them; None when `read` is to be asked."""
@@ -206,16 +213,16 @@ class FrameObserver(Observer[bytes]):
 
     __slots__ = ()
 
-    def ready(self) -> bytes | None:
-        # as inherited, in one step: it runs for every event of every observer
-        topic, cursor = self._topic, self.cursor
-        if topic is None or self._beyond or self._fanout.draining or not topic.floor <= cursor < topic.head:
-            return None
-        data, self.cursor = topic.frames_after(cursor)
-        self._any = True
-        if self.cursor == topic.end:
-            self.over = self.ended = True
-        return data
+    @property
+    def abreast(self) -> Topic | None:
+        """The topic, while the observer stands at its head and will be given what comes next."""
+        return self._topic if self.idle else None
+
+    def moved(self, cursor: int) -> None:
+        """It was given what there is up to ``cursor`` by somebody else."""
+        topic = self._topic
+        if topic is not None and cursor != self.cursor:
+            self._take((b"", cursor, cursor == topic.end))
 
     def _window(self, topic: Topic) -> _Part[bytes]:
         data, last = topic.frames_after(self.cursor)

@@ -15,7 +15,7 @@ from app.chat.events import Assembler, Draft, Entry
 from app.chat.fanout import Fanout
 from app.chat.message import Message
 from app.chat.observer import EntryObserver, Gap, Reader
-from app.tail import Bell
+from app.tail import Bell, Waiter
 
 _encode = msgspec.json.encode
 
@@ -48,8 +48,11 @@ class PastObserver:
     def ready(self) -> None:
         return None
 
-    def watch(self) -> None:
+    def watch(self, waiter: Waiter | None = None) -> None:
         self.bell.ring()
+
+    def unwatch(self, waiter: Waiter) -> None:
+        return
 
     def close(self) -> None:
         self.over = True

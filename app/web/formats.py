@@ -13,10 +13,11 @@ stops) leaves the response without its end.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+from litestar.types import Send
 
 from app.chat.events import ATTEMPT_SPAN, Entry, frame, gap_frame, id_line
 from app.chat.fanout import Fanout
@@ -24,6 +25,7 @@ from app.chat.message import Message
 from app.chat.observer import EntryObserver, FrameObserver, Gap, Reader
 from app.chat.past import observe
 from app.errors import BadRequest
+from app.web.push import Abreast, Alone, Push, abreast
 
 FORMATS = ("anthropic", "openai", "text")
 
@@ -146,20 +148,17 @@ class PlainText:
         return None
 
 
-def _nowhere(_: bytes) -> bool:
-    return False
-
-
 class _MessageSource(ABC, Generic[T]):
     """What both kinds of stream share: an observer, and how they wait for it."""
 
-    __slots__ = ("_broken", "_observer", "_write")
-    _refused = False
+    __slots__ = ("_observer", "_parted", "_push", "_pushed_at", "_send")
 
     def __init__(self, observer: Reader[T]) -> None:
         self._observer = observer
-        self._write: Callable[[bytes], bool] = _nowhere
-        self._broken: Exception | None = None
+        self._push: Push | None = None
+        self._pushed_at = 0.0
+        self._send: Send | None = None
+        self._parted: Awaitable[Any] | Exception | None = None
 
     @property
     def over(self) -> bool:
@@ -178,35 +177,54 @@ class _MessageSource(ABC, Generic[T]):
             if data or self.over:
                 return data
 
-    async def wait(self) -> None:
-        self._observer.watch()
-        await self._observer.bell.wait()
-        if self._broken is not None:
-            raise self._broken
+    async def wait(self) -> Awaitable[Any] | None:
+        observer = self._observer
+        if self._send is not None and (push := self._open_push()) is not None:
+            push.join(self, self._send)
+            self._push = push
+        observer.watch(self._push)
+        try:
+            await observer.bell.wait()
+        finally:
+            if self._push is not None:
+                self._leave(self._push)
+        why, self._parted = self._parted, None
+        if isinstance(why, Exception):
+            raise why
+        return why
 
     def ring(self) -> None:
         self._observer.bell.ring()
 
-    def push_to(self, write: Callable[[bytes], bool]) -> None:
-        self._write = write
-        self._observer.bell.answer = self._push
+    def push_to(self, send: Send) -> None:
+        self._send = send
+
+    @property
+    def pushed_at(self) -> float:
+        return self._push.sent_at if self._push is not None else self._pushed_at
+
+    def part(self, why: Awaitable[Any] | Exception | None) -> None:
+        assert self._push is not None
+        self._parted = why
+        self._off(self._push)
+        self._observer.bell.ring()
 
     def close(self) -> None:
-        self._observer.bell.answer = None
-        self._write = _nowhere
         self._observer.close()
 
-    def _push(self) -> bool:
-        try:
-            data = self._ready()
-            return data is not None and (not data or self._write(data)) and self._observer.idle and not self._refused
-        except Exception as error:  # noqa: BLE001  # it ends this stream, not the delivery to the others
-            self._broken = error
-            return False
+    def _leave(self, push: Push) -> None:
+        push.leave(self)
+        if not push:
+            self._observer.unwatch(push)
+        self._off(push)
+
+    def _off(self, push: Push) -> None:
+        """It is not pushed to any more."""
+        self._push, self._pushed_at = None, push.sent_at
 
     @abstractmethod
-    def _ready(self) -> bytes | None:
-        """What is written for the events that the observer has at hand; None when it has none."""
+    def _open_push(self) -> Push | None:
+        """Where it can stand while it waits; None where its task must look itself."""
 
     @abstractmethod
     def _written(self, got: T | Gap) -> bytes:
@@ -216,13 +234,21 @@ class _MessageSource(ABC, Generic[T]):
 class NativeSource(_MessageSource[bytes]):
     """A stream of native frames."""
 
-    __slots__ = ()
+    __slots__ = ("_fanout",)
+    _observer: FrameObserver
 
     def __init__(self, fanout: Fanout, message: Message, cursor: int) -> None:
         super().__init__(FrameObserver(fanout, message, cursor))
+        self._fanout = fanout
 
-    def _ready(self) -> bytes | None:
-        return self._observer.ready()
+    def _open_push(self) -> Push | None:
+        topic = self._observer.abreast
+        return abreast(self._fanout, topic) if topic is not None else None
+
+    def _off(self, push: Push) -> None:
+        super()._off(push)
+        if isinstance(push, Abreast):
+            self._observer.moved(push.cursor)
 
     def _written(self, got: bytes | Gap) -> bytes:
         return gap_frame(got.requested, got.earliest, got.latest) if isinstance(got, Gap) else got
@@ -247,11 +273,13 @@ class TranslatedSource(_MessageSource[list[Entry]]):
     def cut(self) -> bool:
         return isinstance(self._translator, PlainText) and (self._refused or not self._observer.ended)
 
-    def _ready(self) -> bytes | None:
-        if self._observer.cursor < self._silent_to:
-            return None  # an end that comes now starts over with another observer, and a push must not change who waits
+    def _open_push(self) -> Push | None:
+        # below the cursor an end starts over with another observer, and a push must not change who waits
+        return Alone(self._next) if self._observer.cursor >= self._silent_to else None
+
+    def _next(self) -> tuple[bytes, bool]:
         got = self._observer.ready()
-        return None if got is None else self._written(got)
+        return (b"", False) if got is None else (self._written(got), self._observer.idle and not self._refused)
 
     def _written(self, got: list[Entry] | Gap) -> bytes:
         if isinstance(got, Gap):

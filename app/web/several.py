@@ -5,14 +5,13 @@ Every frame's ``id:`` is the whole cursor vector, so that a resumed connection g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 from litestar import HttpMethod, Request, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Send
 
 from app.chat.events import Entry, data_of, gap_data
 from app.chat.fanout import Fanout
@@ -47,6 +46,7 @@ class SeveralSource:
     """The events of several messages as one stream; over when all of them are."""
 
     cut = False
+    pushed_at = 0.0
 
     def __init__(self, fanout: Fanout, messages: list[Message], cursors: dict[str, int], unreadable: list[str]) -> None:
         self._bell = Bell()
@@ -91,7 +91,7 @@ class SeveralSource:
     def ring(self) -> None:
         self._bell.ring()
 
-    def push_to(self, write: Callable[[bytes], bool]) -> None:
+    def push_to(self, send: Send) -> None:
         """Not done: what a push saves shows with hundreds of observers of one message."""
 
     def close(self) -> None:

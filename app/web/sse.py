@@ -9,9 +9,7 @@ Choices:
    costs 6 KB an idle observer, a fifth of all it may take. Other servers get the task.
 3. One watchdog per process bounds every send and finds the streams that have been silent: a timer per send would cost
    more than the send.
-4. While a client keeps up, what comes is written from where it was read, not by the stream's task: such a server takes
-   it at once or gives a future when there is no room, and only then is the task woken. Waking it for every event, with
-   the eleven coroutines it stands in, cost half of what a send does.
+4. While a client keeps up, what comes is written from where it was read, not by the stream's task (see `push`).
 5. A stream ends cleanly with its final chunk; a source that must not look complete (plain text cut short) is left
    without it, so that the client's own HTTP library reports the cut.
 """
@@ -58,14 +56,21 @@ class Source(Protocol):
     async def read(self) -> bytes:
         """What is ready now; empty when nothing is, or when it is over. Raises Unavailable."""
 
-    async def wait(self) -> None:
-        """Returns when there may be something to read, or after `ring`. Raises Unavailable."""
+    @property
+    def pushed_at(self) -> float:
+        """When it last wrote by itself, ``time.monotonic()``; 0 for never."""
+
+    async def wait(self) -> Awaitable[Any] | None:
+        """Returns when there may be something to read, or after `ring`, perhaps with a write to be awaited first.
+
+        Raises Unavailable.
+        """
 
     def ring(self) -> None:
         """Ends a `wait`."""
 
-    def push_to(self, write: Callable[[bytes], bool]) -> None:
-        """While a `wait` lasts the source may hand over what comes; after a False the `wait` must end."""
+    def push_to(self, send: Send) -> None:
+        """Its server takes what there is room for at once: while a `wait` lasts the source may write there itself."""
 
     def close(self) -> None: ...
 
@@ -74,9 +79,11 @@ class Writer(Protocol):
     """One open connection as the watchdog sees it."""
 
     sending_since: float
-    sent_at: float
     ping_due: bool
     scope: anyio.CancelScope
+
+    @property
+    def sent_at(self) -> float: ...
 
     def ring(self) -> None: ...
 
@@ -162,13 +169,12 @@ class _Connection:
         "_ping",
         "_receive",
         "_send",
+        "_sent_at",
         "_source",
         "_streams",
-        "_unsent",
         "ping_due",
         "scope",
         "sending_since",
-        "sent_at",
     )
 
     def __init__(self, streams: Streams, source: Source, send: Send, first: bytes, ping: bytes) -> None:
@@ -179,9 +185,12 @@ class _Connection:
         self._ping = ping
         self.scope = anyio.CancelScope()
         self.sending_since = 0.0
-        self.sent_at = monotonic()
         self.ping_due = False
-        self._unsent: Awaitable[Any] | None = None
+        self._sent_at = monotonic()
+
+    @property
+    def sent_at(self) -> float:
+        return max(self._sent_at, self._source.pushed_at)
 
     def ring(self) -> None:
         self._source.ring()
@@ -194,7 +203,7 @@ class _Connection:
                 event = receive()
                 if isfuture(event):
                     self._listen(receive, event)
-                    self._source.push_to(self._push)
+                    self._source.push_to(self._send)
                     await self._write(start, content_type)
                 else:
                     async with anyio.create_task_group() as group:
@@ -244,10 +253,9 @@ class _Connection:
                 if self._ping:
                     await self._put(self._ping)
             else:
-                await source.wait()
-                if self._unsent is not None:
-                    await self._sent(self._unsent)
-                    self._unsent = None
+                unsent = await source.wait()
+                if unsent is not None:
+                    await self._sent(unsent)
 
     async def _put(self, data: bytes, *, more: bool = True) -> None:
         await self._sent(self._send({"type": "http.response.body", "body": data, "more_body": more}))
@@ -256,16 +264,7 @@ class _Connection:
         self.sending_since = monotonic()
         await sending
         self.sending_since = 0.0
-        self.sent_at = monotonic()
-
-    def _push(self, data: bytes) -> bool:
-        """Writes without the task (choice 4). False when the client is slower: the task waits for it."""
-        sending = self._send({"type": "http.response.body", "body": data, "more_body": True})
-        if isfuture(sending):
-            self._unsent = sending
-            return False
-        self.sent_at = monotonic()
-        return True
+        self._sent_at = monotonic()
 
 
 async def turn_away(scope: Scope, receive: Receive, send: Send) -> None:
