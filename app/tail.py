@@ -157,9 +157,7 @@ class Tail:
                     pipe.pexpire(reader.wake_key, WAKE_KEPT_MS)
                     await pipe.execute()
         except (Unavailable, *FAILURES):
-            pass  # the reader looks again when its own read fails, and within BLOCK_MS in any case
-        finally:
-            reader.waking = False
+            reader.waking = False  # it looks again when its own read fails, and within BLOCK_MS in any case
 
     async def _read(self, base: str, reader: _Reader) -> None:
         pause = BACKOFF_S[0]
@@ -179,6 +177,9 @@ class Tail:
     async def _read_once(self, reader: _Reader) -> None:
         asked = dict(reader.followers)
         reader.blocked = True
+        reader.waking = (
+            False  # a wake that is under way was for those who are asked for now: who comes later needs another
+        )
         try:
             reply = await self._xread(reader, [*(one.position for one in asked.values()), reader.wake_position])
         finally:

@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import httpx
@@ -74,6 +76,42 @@ async def test_message_registered_while_the_reader_is_blocked_is_picked_up(web: 
         await first.start()
         await first.finish()
     assert got == {0: await first.wire(), 1: await second.wire()}
+
+
+async def test_message_registered_before_the_wake_for_another_was_answered_is_picked_up(
+    web: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[int] = []
+    answer, real = anyio.Event(), web.tail._redis.pipeline
+
+    def pipeline(**options: Any) -> Any:
+        pipe = real(**options)
+        execute = pipe.execute
+
+        async def held() -> Any:
+            found = await execute()
+            posted.append(1)
+            await answer.wait()
+            return found
+
+        pipe.execute = held  # type: ignore[method-assign]
+        return pipe
+
+    monkeypatch.setattr(web.tail, "_redis", SimpleNamespace(pipeline=pipeline))
+    authors = [await Author.create(web.lifecycle) for _ in range(3)]
+    got: dict[int, bytes] = {}
+    async with anyio.create_task_group() as group:
+        for number, author in enumerate(authors):
+            group.start_soon(collect, web, author, 0, got, number)
+            # the reader reads again with each, and is blocked with it, while the first wake still has no reply
+            await until(lambda number=number: len(web.fanout) == number + 1)
+            await until(lambda number=number: len(posted) == number)
+            await anyio.sleep(0.05)
+        answer.set()
+        for author in authors:
+            await author.start()
+            await author.finish()
+    assert [got[number] for number in range(3)] == [await author.wire() for author in authors]
 
 
 async def test_reader_stops_when_nothing_is_followed(web: Stage) -> None:

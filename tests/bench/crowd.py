@@ -26,7 +26,7 @@ from tests.bench.wire import Stream
 
 _READ = 262_144
 _SOURCES = 8
-_DELTA = re.compile(rb'"text":"([\d ]+)"')
+_DELTA = re.compile(rb'"(?:text|content)":"([\d ]+)"')
 _TERMINAL = ("message_stop", "message_cancelled", "error")
 
 

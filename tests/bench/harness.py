@@ -65,10 +65,10 @@ class Upstream:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().strip()
         host, port = self.base_url.removeprefix("http://").removesuffix("/v1").split(":")
-        self._address = (host, int(port))
+        self.address = (host, int(port))
 
     def _ask(self, request: bytes) -> Any:
-        caller = Caller(self._address)
+        caller = Caller(self.address)
         try:
             return caller.ask(request)[1]
         finally:
