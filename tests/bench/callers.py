@@ -7,18 +7,20 @@ import multiprocessing
 import re
 import select
 import socket
-import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
 
-from tests.bench.wire import Stream, get, initiate, observe, split_answer
+from tests.bench.wire import LAST_CHUNK, get, initiate, observe, split_answer
 
 _LIMIT_S = 30.0
+_APART_S = 0.023
+"""Between the starts of the first messages of a steady load: no two start together but by chance."""
 _STAMP = re.compile(rb'"text":"(\d+) ')
 
 
@@ -66,9 +68,15 @@ def first_tokens(
     Each round is followed to its end before the next begins.
     """
     found: list[First] = []
+    clients = _Clients(address, key, model, remembered)
     for number in range(rounds):
-        texts = [f"first {number} {i}" for i in range(at_once)]
-        found += _Round(address, key, model, texts, remembered).run()
+        clients.start(*(f"first {number} {i}" for i in range(at_once)))
+        limit = time.monotonic() + _LIMIT_S
+        while len(found) < at_once * (number + 1):
+            found += clients.poll(1.0)
+            if time.monotonic() > limit:
+                raise TimeoutError(f"{at_once * (number + 1) - len(found)} messages did not end")
+    clients.close()
     return found
 
 
@@ -79,90 +87,109 @@ def steady_first_tokens(
 
     They begin a little apart, so that no two start together but by chance.
     """
+    lanes = [deque(f"steady {number} {i}" for i in range(rounds)) for number in range(under_way)]
+    clients = _Clients(address, key, model, remembered)
+    began = time.monotonic()
     found: list[First] = []
-    failed: list[BaseException] = []
-
-    def one(number: int) -> None:
-        try:
-            time.sleep(number * 0.023)
-            for i in range(rounds):
-                found.extend(_Round(address, key, model, [f"steady {number} {i}"], remembered).run())
-        except (OSError, RuntimeError) as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(under_way)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+    waiting = [(began + number * _APART_S, lane) for number, lane in enumerate(lanes)]
+    running: dict[str, deque[str]] = {}
+    while waiting or running:
+        while waiting and waiting[0][0] <= time.monotonic():
+            lane = waiting.pop(0)[1]
+            running[lane[0]] = lane
+            clients.start(lane.popleft())
+        pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else 1.0
+        for first in clients.poll(pause):
+            found.append(first)
+            if lane := running.pop(first.text):
+                running[lane[0]] = lane
+                clients.start(lane.popleft())
+        if time.monotonic() - began > _LIMIT_S + 10 * rounds:
+            raise TimeoutError(f"{len(running)} messages did not end")
+    clients.close()
     return found
 
 
-class _Round:
-    """Messages of one round: a connection to start each, another to observe it."""
+class _Clients:
+    """Messages under way: a connection to start each, another to observe it, all read in one loop."""
 
-    def __init__(self, address: tuple[str, int], key: str, model: str, texts: list[str], remembered: bool) -> None:
-        self.key = key
-        self.firsts = [First(text, 0, 0, 0, 0) for text in texts]
-        self.requests = [initiate(model, key, text, memory={"store": remembered}) for text in texts]
-        self.starting = [_connect(address) for _ in texts]
-        self.observing = [_connect(address) for _ in texts]
-        self.streams = [Stream(keep=True) for _ in texts]
-        self.epoll = select.epoll()
-        self.by_fd: dict[int, tuple[int, bool]] = {}
-        for i in range(len(texts)):
-            for sock, observes in ((self.starting[i], False), (self.observing[i], True)):
-                self.by_fd[sock.fileno()] = (i, observes)
-                self.epoll.register(sock.fileno(), select.EPOLLIN)
+    def __init__(self, address: tuple[str, int], key: str, model: str, remembered: bool) -> None:
+        self._address = address
+        self._key = key
+        self._model = model
+        self._memory = {"store": remembered}
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, _Client] = {}
 
-    def run(self) -> list[First]:
-        answers = [bytearray() for _ in self.firsts]
-        for first, sock, request in zip(self.firsts, self.starting, self.requests, strict=True):
-            first.posted_ns = time.monotonic_ns()
-            sock.sendall(request)
-        limit = time.monotonic() + _LIMIT_S
-        open_ = len(self.firsts)
-        while open_ and time.monotonic() < limit:
-            for fd, _ in self.epoll.poll(1.0):
-                i, observes = self.by_fd[fd]
-                if not observes:
-                    self._answered(i, answers[i])
-                elif self._observed(i):
-                    self.epoll.unregister(fd)
-                    open_ -= 1
-        for sock in (*self.starting, *self.observing):
+    def start(self, *texts: str) -> None:
+        """Posts a message for each text, on connections that are open by then."""
+        clients = [_Client(First(text, 0, 0, 0, 0), _connect(self._address), _connect(self._address)) for text in texts]
+        requests = [initiate(self._model, self._key, text, memory=self._memory) for text in texts]
+        for client in clients:
+            for sock in (client.starting, client.observing):
+                self._by_fd[sock.fileno()] = client
+                self._epoll.register(sock.fileno(), select.EPOLLIN)
+        for client, request in zip(clients, requests, strict=True):
+            client.first.posted_ns = time.monotonic_ns()
+            client.starting.sendall(request)
+
+    def poll(self, seconds: float) -> list[First]:
+        """Reads what has come; those whose stream has ended."""
+        ended = []
+        for fd, _ in self._epoll.poll(seconds):
+            client = self._by_fd[fd]
+            if fd == client.starting.fileno():
+                client.answered(self._key)
+            elif client.observed():
+                self._forget(client)
+                ended.append(client.first)
+        return ended
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def _forget(self, client: _Client) -> None:
+        for sock in (client.starting, client.observing):
+            self._epoll.unregister(sock.fileno())
+            del self._by_fd[sock.fileno()]
             sock.close()
-        self.epoll.close()
-        if open_:
-            raise TimeoutError(f"{open_} messages did not end")
-        return self.firsts
 
-    def _answered(self, i: int, answer: bytearray) -> None:
-        answer += self.starting[i].recv(65_536)
-        found = split_answer(answer)
+
+class _Client:
+    """One message. Once it has its first token only the stream's end is looked for."""
+
+    def __init__(self, first: First, starting: socket.socket, observing: socket.socket) -> None:
+        self.first = first
+        self.starting = starting
+        self.observing = observing
+        self._answer = b""
+        self._stream = b""
+
+    def answered(self, key: str) -> None:
+        self._answer += self.starting.recv(65_536)
+        found = split_answer(self._answer)
         if found is None:
             return
         status, body, _ = found
         if status != 200:
             raise RuntimeError(f"initiate was answered {status}: {body[:300]!r}")
-        self.firsts[i].answered_ns = time.monotonic_ns()
-        self.observing[i].sendall(observe(json.loads(body)["message_id"], self.key))
+        self.first.answered_ns = time.monotonic_ns()
+        self.observing.sendall(observe(json.loads(body)["message_id"], key))
 
-    def _observed(self, i: int) -> bool:
+    def observed(self) -> bool:
         """Whether the stream has ended."""
-        stream, first = self.streams[i], self.firsts[i]
-        data = self.observing[i].recv(65_536)
-        now = time.monotonic_ns()
-        stream.feed(data, now)
-        if not first.first_ns:
-            found = _STAMP.search(b"".join(piece for _, piece in stream.pieces or []))
-            if found is not None:
-                first.first_ns, first.stamp_ns = now, int(found[1])
-        if not data and not stream.ended:
+        data = self.observing.recv(65_536)
+        if not data:
             raise ConnectionError("a stream was cut")
-        return stream.ended
+        if self.first.first_ns:
+            self._stream = (self._stream + data)[-len(LAST_CHUNK) :]
+        else:
+            now = time.monotonic_ns()
+            self._stream += data
+            found = _STAMP.search(self._stream)
+            if found is not None:
+                self.first.first_ns, self.first.stamp_ns = now, int(found[1])
+        return self._stream.endswith(LAST_CHUNK)
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:

@@ -11,7 +11,7 @@ from zlib import crc32
 
 PATH = "/v1/messages/async"
 _PING = b": ping\n\n"
-_LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16_384
 
 
@@ -129,7 +129,7 @@ class Stream:
         """Takes what one read of the socket gave."""
         if self._raw is not None and self.status:
             self._raw.append((now, data))
-            self.ended = data.endswith(_LAST_CHUNK)
+            self.ended = data.endswith(LAST_CHUNK)
             return
         if not self.status:
             data = self._read_head(data)
