@@ -35,6 +35,7 @@ CANCEL_ROUNDS = 5
 KILL_ROUNDS = 3
 MARK = "event: (message_restart|error)"
 STATUS_S = 4.0
+STATUS_BAR = 3_000
 STATUS_CONNECTIONS = 16
 
 
@@ -170,9 +171,10 @@ def _worker(run: Gateway) -> Iterator[tuple[int, str]]:
 
 
 def p11(upstream: Upstream, options: Options) -> list[Figure]:
-    """Status requests on one web process: the most a second, and the latency at half of that."""
+    """Status requests on one web process: the most a second, and the latency at half of what the bar asks for."""
     rates: list[float] = []
     delays: list[float] = []
+    delays_half: list[float] = []
     wrong, client, asked = "", 0.0, 0.0
     with gateway(upstream, ["t20"]) as run:
         caller = run.caller()
@@ -181,20 +183,24 @@ def p11(upstream: Upstream, options: Options) -> list[Figure]:
         caller.close()
         for _ in range(options.runs):
             most = _statuses(run, message_id, 0.0)
+            steady = _statuses(run, message_id, STATUS_BAR / 2)
             half = _statuses(run, message_id, most.count / most.seconds / 2)
             rates.append(most.count / most.seconds)
-            delays += [delay / 1e6 for delay in half.delays_ns]
+            delays += [delay / 1e6 for delay in steady.delays_ns]
+            delays_half += [delay / 1e6 for delay in half.delays_ns]
             client, asked = most.client_cpu_s / most.count * 1e6, half.count / half.seconds
-            if most.wrong or half.wrong:
-                wrong = f"{most.wrong + half.wrong} answers were not 200"
+            if most.wrong or steady.wrong or half.wrong:
+                wrong = f"{most.wrong + steady.wrong + half.wrong} answers were not 200"
     note = f"{STATUS_CONNECTIONS} keep-alive connections; the client takes {client:.0f} µs a request"
-    rate = Figure(measure="P11", name="status requests", value=median(rates), unit="/s", bar=3_000, at_least=True)
-    rate.wrong, rate.note = wrong, note
-    late = percentile(delays, 0.99)
-    note = f"at {number(asked)}/s, from the time each was due; p50 {number(median(delays))}"
+    rate = Figure(measure="P11", name="status requests", value=median(rates), unit="/s", at_least=True)
+    rate.bar, rate.wrong, rate.note = STATUS_BAR, wrong, note
+    late, late_half = percentile(delays, 0.99), percentile(delays_half, 0.99)
+    note = f"from the time each was due; p50 {number(median(delays))}"
+    note_half = f"at {number(asked)}/s; p50 {number(median(delays_half))}"
     return [
         rate,
-        Figure(measure="P11", name="at half of that, p99", value=late, unit="ms", bar=10, wrong=wrong, note=note),
+        Figure(measure="P11", name="at 1,500 a second, p99", value=late, unit="ms", bar=10, wrong=wrong, note=note),
+        Figure(measure="P11", name="at half of the most, p99", value=late_half, unit="ms", note=note_half),
     ]
 
 
