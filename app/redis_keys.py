@@ -117,5 +117,5 @@ class Keys:
         return f"{self.prefix}:meta"
 
     def channel(self, name: str) -> str:
-        """A pub/sub channel: ``wake``, ``done`` or ``ctl:<worker>``."""
+        """A pub/sub channel: ``wake``, ``done``, ``uploads`` or ``ctl:<worker>``."""
         return f"{self.prefix}:{name}"

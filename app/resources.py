@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
@@ -94,6 +94,11 @@ class Resources:
         with redis_door():
             await cast(Any, self.redis).ping()
         return time.monotonic() - began
+
+    async def hint(self, channel: str) -> None:
+        """Tells whoever listens that there is something to do. They look by themselves too: losing it is harmless."""
+        with suppress(Unavailable), redis_door():
+            await cast(Any, self.redis).publish(self.keys.channel(channel), b"")
 
     async def ping_database(self) -> float:
         """Seconds a statement took. Raises Unavailable with the reason."""

@@ -23,6 +23,7 @@ import socket
 import stat
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ from app.chat.liveness import Sweeper, workers_alive
 from app.chat.replay import Pages
 from app.errors import StartFailed, ours_alone
 from app.feeds import Feeds
+from app.history import uploads
+from app.history.search import HistorySearch
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
@@ -65,6 +68,7 @@ from app.web.docs import docs_handlers
 from app.web.events_feed import feed_handlers
 from app.web.guard import Gate
 from app.web.health import Probes, health_handlers
+from app.web.history import HistoryRoutes
 from app.web.keys import key_handlers
 from app.web.memories import MemoryRoutes
 from app.web.messages import MessageRoutes
@@ -164,13 +168,17 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
 def _memory_handlers(
     resources: Resources, memories: Memories, embedder: Embedder | None, model: Model | None, metrics: Metrics
 ) -> list[HTTPRouteHandler]:
-    """The routes of memories and profiles."""
+    """The routes of memories, profiles and the chat history."""
     database, settings = resources.database, resources.settings
     search, profiles = Search(database, embedder), Profiles(database, memories, model)
+    history = HistorySearch(database, search)
     intake = Intake(database, memories, search, embedder, Extractor(model) if model else None)
     return [
         *MemoryRoutes(database, memories, search, intake, profiles, settings, metrics).handlers(),
         *ProfileRoutes(database, profiles, settings.max_body_bytes).handlers(),
+        *HistoryRoutes(
+            database, history, settings, partial(resources.hint, uploads.CHANNEL), embedder.name if embedder else None
+        ).handlers(),
     ]
 
 

@@ -116,6 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, description="pause of a conversation after which that model reads its new turns")
     ] = 20.0
     max_body_bytes: Annotated[int, Positive, Meta(description="largest JSON body")] = 8_000_000
+    max_ingest_bytes: Annotated[int, Positive, Meta(description="largest body of a brought conversation")] = 52_428_800
     ping_s: Annotated[float, Meta(gt=0, description="silence after which an open stream gets a comment")] = 15.0
     send_timeout_s: Annotated[float, Meta(gt=0, description="how long one write to a client may take")] = 30.0
     cors_origins: Annotated[list[str], Meta(description="origins that browsers may call from, `*` for all")] = []

@@ -23,6 +23,7 @@ from app.chat.groups import Groups
 from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Heart, Sweeper
 from app.errors import StartFailed
+from app.history import uploads
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
@@ -38,6 +39,7 @@ from app.telemetry import Metrics, configure_logging, open_metrics
 from app.workers import remember, upkeep
 from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
+from app.workers.ingest import Ingest
 from app.workers.loop import GroupConsumer, Handler
 from app.workers.recalling import Recaller
 from app.workers.remember import Bridge
@@ -134,7 +136,10 @@ async def _background(
         for consumer in consumers:
             consumer.wake()
 
-    hints: Channels = {lifecycle.keys.channel("done"): wake}
+    hints: Channels = {
+        lifecycle.keys.channel("done"): wake,
+        lifecycle.keys.channel(uploads.CHANNEL): lambda _: memory.ingest.arrived.set(),
+    }
     async with anyio.create_task_group() as tg:
         await heart.beat()
         tg.start_soon(_stop_on_signal, stop)
@@ -156,9 +161,10 @@ async def _background(
 
 
 class _Memory(NamedTuple):
-    """The bridge, and what runs beside it for the life of the process."""
+    """The bridge, what stores brought conversations, and what runs beside them for the life of the process."""
 
     bridge: Bridge
+    ingest: Ingest
     beside: list[Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -177,13 +183,17 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
         debounce_s=settings.memory_debounce_s if model else None,
         stored=stored,
     )
-    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [partial(upkeep.keep_tidy, database, memories, kept)]
+    ingest = Ingest(database, stored=stored, embeds=embedder is not None)
+    beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        partial(upkeep.keep_tidy, database, memories, kept),
+        ingest.run,
+    ]
     if embedder is not None:
         beside.append(partial(upkeep.keep_embedded, database, embedder, stored, upkeep.Machine()))
     if model is not None:
         search = Search(database, embedder)
         beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)
-    return _Memory(bridge, beside)
+    return _Memory(bridge, ingest, beside)
 
 
 async def _stop_on_signal(stop: Callable[[], Any]) -> None:

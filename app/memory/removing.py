@@ -218,6 +218,24 @@ async def remove_message(connection: asyncpg.Connection, owner: Owner, message_i
     rows = await connection.fetch("SELECT key FROM turns WHERE owner = $1 AND message_id = $2", owner.id, message_id)
     keys = [row["key"] for row in rows]
     turns = await forget_turns(connection, owner, keys)
+    gone = await retire(connection, owner, keys, message_id)
+    await connection.execute(
+        """UPDATE memory_backups SET turns = (
+            SELECT coalesce(jsonb_agg(t), '[]') FROM jsonb_array_elements(turns) t
+            WHERE t->>'message_id' IS DISTINCT FROM $2)
+        WHERE owner = $1 AND turns @> jsonb_build_array(jsonb_build_object('message_id', $2::text))""",
+        owner.id,
+        message_id,
+    )
+    await drop_empty(connection, owner, {turn["conversation"] for turn in turns})
+    return gone
+
+
+async def retire(connection: asyncpg.Connection, owner: Owner, keys: list[str], message_id: str | None = None) -> int:
+    """Removes what was drawn from these turns alone, or from a message, for good; how many memories. The owner is locked.
+
+    What others bear out as well stays.
+    """
     gone = await connection.fetch(
         """SELECT id FROM memories WHERE owner = $1
         AND (message_id = $2 OR (turn_keys && $3::text[] AND turn_keys <@ $3::text[]))""",
@@ -232,15 +250,6 @@ async def remove_message(connection: asyncpg.Connection, owner: Owner, message_i
         owner.id,
         keys,
     )
-    await connection.execute(
-        """UPDATE memory_backups SET turns = (
-            SELECT coalesce(jsonb_agg(t), '[]') FROM jsonb_array_elements(turns) t
-            WHERE t->>'message_id' IS DISTINCT FROM $2)
-        WHERE owner = $1 AND turns @> jsonb_build_array(jsonb_build_object('message_id', $2::text))""",
-        owner.id,
-        message_id,
-    )
-    await drop_empty(connection, owner, {turn["conversation"] for turn in turns})
     if gone:
         await touch(connection, owner)
     return len(gone)

@@ -228,6 +228,10 @@ def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowi
     times = [(sign, place(time)) for sign, time in ((">=", filters.since), ("<", filters.until)) if time is not None]
     memories = [f"{name} = {value}" for name, value in names] + [f"created_at {sign} {time}" for sign, time in times]
     turns = [f"c.{name} = {value}" for name, value in names] + [f"t.said_at {sign} {time}" for sign, time in times]
+    if filters.platform is not None:
+        platform = place(filters.platform)
+        turns.append(f"c.platform = {platform}")
+        memories.append(f"conversation IN (SELECT id FROM conversations WHERE owner = $1 AND platform = {platform})")
     if filters.categories:
         memories.append(f"categories && {place(filters.categories)}::text[]")
     if filters.types:

@@ -110,6 +110,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str | None = None
     thread_id: str | None = None
     source: str | None = None
+    platform: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     latest_only: bool = True

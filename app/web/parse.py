@@ -37,7 +37,12 @@ Errors = list[tuple[str, str]]
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The request's body. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much.
+    """The request's body, as `read_large_body` reads it."""
+    return bytes(await read_large_body(scope, receive, limit))
+
+
+async def read_large_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
+    """The request's body, held once. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much.
 
     Raises BadRequest when its client goes away or sends nothing for ``BODY_PAUSE_S``.
     """
@@ -46,8 +51,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         await _drain(receive, limit * DRAIN_TIMES)
         raise refusal
-    chunks: list[bytes] = []
-    size = 0
+    body: bytes | bytearray = b""
     while True:
         with anyio.move_on_after(BODY_PAUSE_S) as pause:
             message = await receive()
@@ -56,14 +60,17 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if message["type"] != "http.request":
             raise BadRequest("the client went away before its body had arrived")
         chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            chunks.clear()
+        if len(body) + len(chunk) > limit:
+            body = b""
             await _drain(receive, limit * DRAIN_TIMES, more=message.get("more_body", False))
             raise refusal
-        chunks.append(chunk)
+        if not body:
+            body = chunk
+        else:
+            body = bytearray(body) if isinstance(body, bytes) else body
+            body += chunk
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return body
 
 
 async def _drain(receive: Receive, most: int, *, more: bool = True) -> None:
@@ -78,10 +85,15 @@ async def _drain(receive: Receive, most: int, *, more: bool = True) -> None:
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
     """`read_body` of a request that must be JSON. Raises UnsupportedMediaType as well; no content type is taken."""
+    must_be_json(scope)
+    return await read_body(scope, receive, limit)
+
+
+def must_be_json(scope: Scope) -> None:
+    """Raises UnsupportedMediaType for a request that says its body is something else."""
     kind = header(scope, b"content-type").partition(b";")[0].strip().lower()
     if kind and kind != b"application/json":
         raise UnsupportedMediaType("the body must be application/json")
-    return await read_body(scope, receive, limit)
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -109,7 +121,7 @@ def decode(
     try:
         body = msgspec.convert(value, shape)
     except (msgspec.ValidationError, RecursionError):
-        found = _wrong(value, shape, "")
+        found = wrong(value, shape, "")
         if check is not None:
             found += check(_mended(value, shape, stand_ins))
         raise ValidationFailed(found[:MOST_ERRORS]) from None
@@ -150,14 +162,14 @@ def warning(unknown: list[str]) -> dict[str, str]:
     return {"Warning": f'299 - "ignored unknown fields: {names}"'}
 
 
-def _wrong(value: Any, kind: Any, path: str) -> Errors:
+def wrong(value: Any, kind: Any, path: str) -> Errors:
     """Every way in which ``value`` is no ``kind``; empty when it is one."""
     try:
         msgspec.convert(value, kind)
         return []
     except (msgspec.ValidationError, RecursionError) as error:
         inner = _inside(value, kind, path)
-        return inner or [_said(str(error), path, kind)]
+        return inner or [told(str(error), path, kind)]
 
 
 def _inside(value: Any, kind: Any, path: str) -> Errors:
@@ -165,9 +177,9 @@ def _inside(value: Any, kind: Any, path: str) -> Errors:
     kind = _plain(kind, value)
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(value, list) and origin is list:
-        return _collect((_wrong, item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
+        return _collect((wrong, item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
     if isinstance(value, dict) and origin is dict:
-        return _collect((_wrong, item, arguments[1], _join(path, key)) for key, item in value.items())
+        return _collect((wrong, item, arguments[1], _join(path, key)) for key, item in value.items())
     if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _fields(value, kind, path)
     return []
@@ -187,7 +199,7 @@ def _fields(value: dict[str, Any], shape: type[msgspec.Struct], path: str) -> Er
     for field in msgspec.structs.fields(shape):
         at = _join(path, field.encode_name)
         if field.encode_name in value:
-            found += _wrong(value[field.encode_name], field.type, at)
+            found += wrong(value[field.encode_name], field.type, at)
         elif field.required:
             found.append((at, "is required"))
     return found
@@ -211,7 +223,7 @@ def _plain(kind: Any, value: Any) -> Any:
     return kind
 
 
-def _said(text: str, path: str, kind: Any) -> tuple[str, str]:
+def told(text: str, path: str, kind: Any) -> tuple[str, str]:
     """msgspec's message as (field, reason)."""
     if text.startswith("Invalid enum value") and get_origin(kind) is Literal:
         return path, f"must be one of {', '.join(map(str, get_args(kind)))}"
@@ -252,6 +264,13 @@ class Query:
             self._errors.append((name, f"must be a whole number from {least} to {most}"))
             return default
         return int(raw)
+
+    def required(self, name: str) -> str:
+        """A string that must be there."""
+        value = self.text(name)
+        if value is None:
+            self._errors.append((name, "is required"))
+        return value or ""
 
     def choice(self, name: str, choices: tuple[E, ...]) -> E | None:
         """One of ``choices``, or None when absent."""

@@ -12,7 +12,7 @@ import structlog
 from app.database import Database
 from app.errors import Unavailable
 from app.memory.embedding import Embedder
-from app.memory.index import embed_missing
+from app.memory.index import embed_missing, settle_all
 from app.memory.memories import Memories
 from app.memory.remembered import Remembered
 from app.memory.search import add_indexes
@@ -97,6 +97,7 @@ async def keep_embedded(database: Database, embedder: Embedder, stored: Signal, 
                     break
                 if machine.others() > BUSY_SHARE:
                     await anyio.sleep(BUSY_REST * (anyio.current_time() - began))
+            await settle_all(database)
         except Unavailable:
             await anyio.sleep(RETRY_S)
             continue
