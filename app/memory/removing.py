@@ -232,9 +232,9 @@ async def remove_message(connection: asyncpg.Connection, owner: Owner, message_i
 
 
 async def retire(connection: asyncpg.Connection, owner: Owner, keys: list[str], message_id: str | None = None) -> int:
-    """Removes what was drawn from these turns alone, or from a message, for good; how many memories. The owner is locked.
+    """Removes for good what was drawn from these turns alone, or from a message; how many memories.
 
-    What others bear out as well stays.
+    What others bear out as well stays. The owner is locked.
     """
     gone = await connection.fetch(
         """SELECT id FROM memories WHERE owner = $1

@@ -231,7 +231,7 @@ def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowi
     if filters.platform is not None:
         platform = place(filters.platform)
         turns.append(f"c.platform = {platform}")
-        memories.append(f"conversation IN (SELECT id FROM conversations WHERE owner = $1 AND platform = {platform})")
+        memories.append(f"conversation IN ({_OF_PLATFORM.format(platform)})")
     if filters.categories:
         memories.append(f"categories && {place(filters.categories)}::text[]")
     if filters.types:
@@ -246,6 +246,8 @@ def _conditions(filters: Filters, kinds: frozenset[str], first: int) -> _Narrowi
         parts += [_CURRENT] * ("memory" in kinds) + [_STILL_SO] * ("turn" in kinds)
     return "".join(f" AND {part}" for part in parts), values
 
+
+_OF_PLATFORM = "SELECT id FROM conversations WHERE owner = $1 AND platform = {}"
 
 _MEMORIES = """(u.memory IS NULL OR u.memory IN (
     SELECT id FROM memories WHERE owner = $1 AND deleted_at IS NULL AND {}))"""
