@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import control, fanout, remember, retrieval, tokens
+from tests.bench import control, fanout, history, remember, retrieval, tokens
 from tests.bench.harness import ROOT, Upstream, allow_many_files, busy_share
 from tests.bench.options import Options, say
 from tests.bench.report import Figure, Report, show, this_machine, write_json, write_readme
@@ -27,7 +27,8 @@ MEASURES: dict[str, Callable[[Upstream, Options], list[Figure]]] = {
     "P11": control.p11,
     "P12": retrieval.p12,
     "P13": remember.p13,
-    "P15": retrieval.p15,
+    "P14": history.p14,
+    "P15": history.p15,
     "P16": control.p16,
 }
 

@@ -165,7 +165,7 @@ async def _recalled(settings: Settings, conversations: list[Any]) -> tuple[dict[
                 pass
             search = Search(database, embedder)
             for question in one["qa"]:
-                wanted = {f"D{a}:{int(b)}" for text in question["evidence"] for a, b in _EVIDENCE.findall(text)} & known
+                wanted = evidence_of(question) & known
                 if question["category"] == 5 or not wanted:
                     continue
                 for kind, values in shares.items():
@@ -173,6 +173,11 @@ async def _recalled(settings: Settings, conversations: list[Any]) -> tuple[dict[
                     values.append(len(got & wanted) / len(wanted))
             say(f"P15: conversation {number_ + 1} of {len(conversations)}: {len(shares['both'])} questions")
     return {kind: sum(values) / max(1, len(values)) for kind, values in shares.items()}, len(shares["both"])
+
+
+def evidence_of(question: dict[str, Any]) -> set[str]:
+    """The ids of the turns that answer a question."""
+    return {f"D{a}:{int(b)}" for text in question["evidence"] for a, b in _EVIDENCE.findall(text)}
 
 
 async def _found(search: Search, owner: Owner, query: str, kind: str) -> set[str]:
