@@ -147,3 +147,13 @@ def claude_conversation() -> dict:
 
 def claude() -> bytes:
     return as_json([claude_conversation()])
+
+
+SAMPLES = {"chatgpt": chatgpt, "claude": claude}
+"""An export of each platform as it is uploaded."""
+
+FILES = {
+    "chatgpt": lambda: {"conversations.json": chatgpt()},
+    "claude": lambda: {"conversations.json": claude()},
+}
+"""The same as the files of a zip."""

@@ -178,12 +178,9 @@ def test_an_export_of_another_platform_is_named():
     assert refused("myspace", b"x").code == "UNKNOWN_PLATFORM"
 
 
-SAMPLES = {"chatgpt": samples.chatgpt, "claude": samples.claude}
-
-
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_each_sample_is_detected(platform: str):
-    assert detect(SAMPLES[platform]()) == platform
+    assert detect(samples.SAMPLES[platform]()) == platform
 
 
 def test_what_is_no_export_is_not_detected():
