@@ -149,11 +149,120 @@ def claude() -> bytes:
     return as_json([claude_conversation()])
 
 
-SAMPLES = {"chatgpt": chatgpt, "claude": claude}
+def telegram_message(number: int, who: tuple[str, str], words: Any, **more: Any) -> dict:
+    return {
+        "id": number,
+        "type": "message",
+        "date": "2024-03-01T10:00:00",
+        "date_unixtime": str(1709280000 + number),
+        "from": who[0],
+        "from_id": who[1],
+        "text": words,
+        "text_entities": [],
+    } | more
+
+
+ANN, BEN, BOT = ("Ann Lee", "user11"), ("Ben", "user22"), ("Weather", "user33")
+
+
+def telegram_chat() -> dict:
+    return {
+        "name": "Ben",
+        "type": "personal_chat",
+        "id": 22,
+        "messages": [
+            {"id": 1, "type": "service", "date": "2024-03-01T09:00:00", "actor": "Ben", "action": "phone_call"},
+            telegram_message(2, BEN, "Hi Ann"),
+            telegram_message(
+                3, ANN, ["See ", {"type": "text_link", "text": "this", "href": "https://x.example/"}, " & ", "that"]
+            ),
+            telegram_message(4, ANN, "Old words", forwarded_from="Carl"),
+            telegram_message(5, BEN, "Nice", reply_to_message_id=3, photo="photos/photo_1.jpg"),
+            telegram_message(
+                6,
+                ANN,
+                "",
+                file="(File not included. Change data exporting settings to download.)",
+                file_name="plan.pdf",
+                mime_type="application/pdf",
+            ),
+            telegram_message(7, BEN, "", file="voice/1.ogg", media_type="voice_message", mime_type="audio/ogg"),
+            telegram_message(8, ANN, "", file="s.webp", media_type="sticker", sticker_emoji="👍"),
+            telegram_message(9, BEN, "", location_information={"latitude": 1.5, "longitude": 2.5}),
+            telegram_message(
+                10, ANN, "", poll={"question": "Tea?", "answers": [{"text": "Yes"}, {"text": "No"}], "closed": False}
+            ),
+            telegram_message(11, BEN, "", contact_information={"first_name": "Dora", "last_name": "", "phone": "1"}),
+        ],
+    }
+
+
+def telegram() -> bytes:
+    bot = {
+        "name": "Weather",
+        "type": "bot_chat",
+        "id": 33,
+        "messages": [
+            telegram_message(1, ANN, [{"type": "bot_command", "text": "/start"}]),
+            telegram_message(2, BOT, "Sunny"),
+        ],
+    }
+    about = "Here is the data you requested."
+    return as_json(
+        {
+            "about": about,
+            "personal_information": {"user_id": 11, "first_name": "Ann", "last_name": "Lee", "username": "@ann"},
+            "chats": {"about": about, "list": [telegram_chat(), bot]},
+            "left_chats": {
+                "about": about,
+                "list": [{"name": "Club", "type": "private_group", "id": 5, "messages": []}],
+            },
+        }
+    )
+
+
+WHATSAPP_IOS = """\
+[31/12/2023, 22:15:03] Ann Lee: \u200eMessages and calls are end-to-end encrypted.
+[31/12/2023, 22:15:03] Ann Lee: Happy new year: almost!
+Three hours to go
+\u200e[31/12/2023, 22:16:00] Ben: \u200e<attached: 00000002-PHOTO-2023.jpg>
+[31/12/2023, 22:17:00] Ben: Look \u200e<attached: 00000003-AUDIO-2023.opus>
+\u200e[01/01/2024, 00:00:01] Ann Lee: \u200eimage omitted
+[01/01/2024, 00:00:02] ~\u202fCarl: Hi @\u2068Ann Lee\u2069 \u200e<This message was edited>
+\u200e[01/01/2024, 00:00:03] Ben: \u200eLocation: https://maps.example/?q=1,2
+[01/01/2024, 00:00:04] Ben: \u200eThis message was deleted.
+[01/01/2024, 00:00:05] Ann Lee: ok
+[01/01/2024, 00:00:05] Ann Lee: ok
+[01/01/2024, 00:00:06] Ben: \u200eplan.pdf • \u200e3 pages \u200edocument omitted
+"""
+
+WHATSAPP_ANDROID = """\
+31/12/2023, 22:15 - Messages and calls are end-to-end encrypted. Tap to learn more.
+31/12/2023, 22:15 - Ann changed the subject from “a: b” to “c: d”
+31/12/2023, 22:15 - Ann: Happy new year
+
+and a good one
+99/99/2023, 22:21 - Zoe: pasted
+31/12/2023, 22:16 - Ben: \u200eIMG-20231231-WA0001.jpg (file attached)
+The bridge
+31/12/2023, 22:17 - Ben: <Media omitted>
+31/12/2023, 22:18 - Ann left
+31/12/2023, 22:19 - Meta AI: Hello!
+31/12/2023, 22:20 - Ann: You deleted this message
+"""
+
+
+def whatsapp() -> bytes:
+    return WHATSAPP_IOS.replace("\n", "\r\n").encode()
+
+
+SAMPLES = {"chatgpt": chatgpt, "claude": claude, "telegram": telegram, "whatsapp": whatsapp}
 """An export of each platform as it is uploaded."""
 
 FILES = {
     "chatgpt": lambda: {"conversations.json": chatgpt()},
     "claude": lambda: {"conversations.json": claude()},
+    "telegram": lambda: {"DataExport_2024-03-02/result.json": telegram()},
+    "whatsapp": lambda: {"_chat.txt": whatsapp(), "WhatsApp Chat with Ben.txt": WHATSAPP_ANDROID.encode()},
 }
 """The same as the files of a zip."""

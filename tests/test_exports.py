@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -160,6 +160,176 @@ def test_claude_follows_the_leaf_where_messages_name_their_parents():
     messages[2] = "damaged"
     [found], _ = parts("claude", as_json([conversation]))
     assert [m.id for m in found.messages] == ["q", "old", "new"]
+
+
+def lines(conversation: Conversation) -> list[tuple[str, str | None, str, bool]]:
+    return [(m.id, m.name, m.text, m.mine) for m in conversation.messages]
+
+
+def test_telegram_whole_account_knows_whose_it_is():
+    conversations, problems = parts("telegram", samples.telegram())
+    assert problems == []
+    ben, bot = conversations
+    assert (ben.id, ben.title, ben.created_at, ben.updated_at) == (
+        "22",
+        "Ben",
+        at("2024-03-01T08:00:02"),
+        at("2024-03-01T08:00:11"),
+    )
+    assert lines(ben) == [
+        ("2", "Ben", "Hi Ann", False),
+        ("3", "Ann Lee", "See this (https://x.example/) & that", True),
+        ("4", "Ann Lee", "[forwarded from: Carl]\nOld words", False),
+        ("5", "Ben", "[reply to: Ann Lee]\nNice\n[image: photo_1.jpg]", False),
+        ("6", "Ann Lee", "[file: plan.pdf]", True),
+        ("7", "Ben", "[voice message]", False),
+        ("8", "Ann Lee", "[sticker: 👍]", True),
+        ("9", "Ben", "[location: 1.5, 2.5]", False),
+        ("10", "Ann Lee", "[poll: Tea? | Yes | No]", True),
+        ("11", "Ben", "[contact: Dora]", False),
+    ]
+    assert [m.said_at for m in ben.messages[:2]] == [at("2024-03-01T08:00:02"), at("2024-03-01T08:00:03")]
+    assert {m.role for m in ben.messages} == {"user"}
+    assert [(m.role, m.name, m.text, m.mine) for m in bot.messages] == [
+        ("user", "Ann Lee", "/start", True),
+        ("assistant", "Weather", "Sunny", False),
+    ]
+
+
+@pytest.mark.parametrize("me", ["Ann Lee", " ann  LEE ", "user11", "11"])
+def test_telegram_one_chat_needs_to_be_told_who_its_person_is(me: str):
+    data = as_json(samples.telegram_chat())
+    assert {m.mine for m in only("telegram", data).messages} == {False}
+    named = only("telegram", data, me=me)
+    assert {m.name for m in named.messages if m.mine} == {"Ann Lee"}
+    assert not named.messages[2].mine
+
+
+def test_telegram_what_a_deleted_account_said_first_is_still_forwarded():
+    chat = samples.telegram_chat()
+    chat["messages"] = [samples.telegram_message(1, samples.ANN, "Old words", forwarded_from=None)]
+    assert lines(only("telegram", as_json(chat), me="Ann Lee")) == [("1", "Ann Lee", "[forwarded]\nOld words", False)]
+
+
+def test_a_person_nobody_knows_is_told():
+    conversations, problems = parts("telegram", as_json(samples.telegram_chat()), me="Zoe")
+    assert {m.mine for m in conversations[0].messages} == {False}
+    assert [p.code for p in problems] == ["SPEAKER_NOT_FOUND"]
+
+
+def test_telegram_a_lone_speaker_is_the_person_unless_the_chat_is_theirs():
+    chat = samples.telegram_chat()
+    chat["messages"] = [m for m in chat["messages"] if m.get("from") == "Ben"]
+    assert {m.mine for m in only("telegram", as_json(chat)).messages} == {False}
+    assert {m.mine for m in only("telegram", as_json(chat | {"id": 11})).messages} == {True}
+    post = samples.telegram_message(1, ("News", "channel9"), "Headline")
+    channel = {"name": "News", "type": "public_channel", "id": 9, "messages": [post]}
+    assert lines(only("telegram", as_json(channel))) == [("1", "News", "Headline", False)]
+
+
+def test_telegram_times_without_a_zone_are_of_the_zone_that_is_told():
+    chat = samples.telegram_chat()
+    chat["messages"] = [m | {"date_unixtime": None, "from_id": 11} for m in chat["messages"][1:2]]
+    assert only("telegram", as_json(chat)).created_at == at("2024-03-01T10:00:00")
+    east = timezone(timedelta(hours=2))
+    assert only("telegram", as_json(chat), zone=east).created_at == at("2024-03-01T08:00:00")
+
+
+def test_whatsapp_of_an_iphone():
+    chat = only("whatsapp", samples.whatsapp(), name="_chat.txt", me="ann lee")
+    assert [(m.name, m.text, m.said_at, m.mine) for m in chat.messages] == [
+        ("Ann Lee", "Happy new year: almost!\nThree hours to go", at("2023-12-31T22:15:03"), True),
+        ("Ben", "[image: 00000002-PHOTO-2023.jpg]", at("2023-12-31T22:16:00"), False),
+        ("Ben", "Look\n[audio: 00000003-AUDIO-2023.opus]", at("2023-12-31T22:17:00"), False),
+        ("Ann Lee", "[image]", at("2024-01-01T00:00:01"), True),
+        ("Carl", "Hi @Ann Lee", at("2024-01-01T00:00:02"), False),
+        ("Ben", "Location: https://maps.example/?q=1,2", at("2024-01-01T00:00:03"), False),
+        ("Ann Lee", "ok", at("2024-01-01T00:00:05"), True),
+        ("Ann Lee", "ok", at("2024-01-01T00:00:05"), True),
+        ("Ben", "[file: plan.pdf]", at("2024-01-01T00:00:06"), False),
+    ]
+    assert (chat.title, chat.created_at) == (None, at("2023-12-31T22:15:03"))
+    assert len({m.id for m in chat.messages}) == 9
+    assert {m.role for m in chat.messages} == {"user"}
+
+
+def test_whatsapp_of_android():
+    chat = only("whatsapp", samples.WHATSAPP_ANDROID.encode(), name="WhatsApp Chat with Ben (1).txt")
+    assert chat.title == "Ben"
+    assert [(m.role, m.name, m.text, m.said_at, m.mine) for m in chat.messages] == [
+        (
+            "user",
+            "Ann",
+            "Happy new year\n\nand a good one\n99/99/2023, 22:21 - Zoe: pasted",
+            at("2023-12-31T22:15:00"),
+            False,
+        ),
+        ("user", "Ben", "[image: IMG-20231231-WA0001.jpg]\nThe bridge", at("2023-12-31T22:16:00"), False),
+        ("user", "Ben", "[media]", at("2023-12-31T22:17:00"), False),
+        ("assistant", "Meta AI", "Hello!", at("2023-12-31T22:19:00"), False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("[12/31/23, 10:15:03\u202fPM] Ann: hi", "2023-12-31T22:15:03"),
+        ("12/31/23, 12:05 AM - Ann: hi", "2023-12-31T00:05:00"),
+        ("12/31/23, 12:05\u202fPM - Ann: hi", "2023-12-31T12:05:00"),
+        ("31/12/23, 10:15 p. m. - Ann: hi", "2023-12-31T22:15:00"),
+        ("[31.12.23, 22:15:03] Ann: hi", "2023-12-31T22:15:03"),
+        ("05.04.23, 22:15 - Ann: hi", "2023-04-05T22:15:00"),
+        ("[5.4.2023 klo 22.15.03] Ann: hi", "2023-04-05T22:15:03"),
+        ("2023-04-05, 22:15 - Ann: hi", "2023-04-05T22:15:00"),
+        ("[2023/4/5 下午10:15:03] Ann: hi", "2023-04-05T22:15:03"),
+        ("31-12-2023 22:15 - Ann: hi", "2023-12-31T22:15:00"),
+    ],
+)
+def test_whatsapp_dates_of_every_region(written: str, expected: str):
+    [message] = only("whatsapp", written.encode()).messages
+    assert (message.name, message.text, message.said_at) == ("Ann", "hi", at(expected))
+
+
+@pytest.mark.parametrize(
+    ("dates", "first", "told"),
+    [
+        (["01/02/2023", "13/02/2023"], "2023-02-01", None),
+        (["01/02/2023", "02/13/2023"], "2023-01-02", None),
+        (["03/04/2023", "05/04/2023", "02/05/2023"], "2023-04-03", None),
+        (["04/03/2023", "04/05/2023", "05/02/2023"], "2023-04-03", None),
+        (["03/04/2023", "04/04/2023"], "2023-04-03", "day, month, year"),
+    ],
+)
+def test_whatsapp_order_of_day_and_month_is_decided_over_the_whole_file(dates: list[str], first: str, told: str | None):
+    [chat], problems = parts("whatsapp", "\n".join(f"{date}, 10:00 - Ann: hi" for date in dates).encode())
+    assert chat.messages[0].said_at == at(f"{first}T10:00")
+    assert [p.code for p in problems] == (["DATE_ORDER_ASSUMED"] if told else [])
+    assert all(str(told) in p.message for p in problems)
+
+
+def test_whatsapp_ids_stay_when_the_export_begins_later():
+    whole = samples.WHATSAPP_IOS
+    later = whole[whole.index("[01/01/2024, 00:00:02]") :]
+    [[one], [two]] = [parts("whatsapp", x.encode(), name="WhatsApp Chat - Ben.txt")[0] for x in (whole, later)]
+    assert one.id == two.id
+    assert [m.id for m in one.messages[-len(two.messages) :]] == [m.id for m in two.messages]
+
+
+def test_whatsapp_in_its_zip_takes_its_title_from_it():
+    data = zipped({"_chat.txt": samples.whatsapp(), "00000002-PHOTO-2023.jpg": b"\xff\xd8"})
+    assert only("whatsapp", data, name="WhatsApp Chat - Ben & co.zip").title == "Ben & co"
+
+
+def test_whatsapp_a_lone_speaker_is_the_person_unless_the_chat_is_with_them():
+    data = b"31/12/2023, 22:15 - Ann: hi"
+    assert only("whatsapp", data).messages[0].mine
+    assert not only("whatsapp", data, name="WhatsApp Chat with Ann.txt").messages[0].mine
+
+
+def test_whatsapp_times_are_of_the_zone_that_is_told():
+    zone = timezone(timedelta(hours=-5))
+    chat = only("whatsapp", samples.whatsapp(), zone=zone)
+    assert chat.created_at == at("2024-01-01T03:15:03")
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from datetime import UTC, tzinfo
 
-from app.integrations.exports import chatgpt, claude
+from app.integrations.exports import chatgpt, claude, telegram, whatsapp
 from app.integrations.exports.fields import Malformed, Raw, items, members
 from app.integrations.exports.source import Item, Person, Source
 from app.integrations.exports.zips import Archive, in_order, is_zip
@@ -23,6 +23,8 @@ from app.integrations.types import Conversation, Problem, Unreadable
 READERS: dict[str, Callable[[Source], Iterator[Item]]] = {
     "chatgpt": chatgpt.read,
     "claude": claude.read,
+    "telegram": telegram.read,
+    "whatsapp": whatsapp.read,
 }
 PLATFORMS = tuple(READERS)
 NAMES = {
@@ -81,21 +83,23 @@ def _nothing(platform: str, held: list[Problem], data: bytes, name: str) -> Unre
 
 
 def detect(data: bytes, name: str = "") -> str | None:
-    """The platform an export looks like, None when like none."""
+    """The platform an export looks like by its bytes, or by its ``name`` as WhatsApp gives it; None when like none."""
     try:
-        return _of_zip(data) if is_zip(data) else _of_file(data, name)
+        found = _of_zip(data) if is_zip(data) else _of_file(data)
     except (Unreadable, Malformed):
         return None
+    return found or ("whatsapp" if whatsapp.title_of(name) else None)
 
 
 def _of_zip(data: bytes) -> str | None:
     archive = Archive(data)
     names = in_order(archive.names)
-    candidates = [n for n in names if n.lower().endswith(".json")]
-    candidates.sort(key=lambda n: not chatgpt.FILES.fullmatch(n))
-    for name in candidates[:PEEKED_FILES]:
+    jsons = [name for name in names if name.lower().endswith(".json")]
+    jsons.sort(key=lambda name: not chatgpt.FILES.fullmatch(name))
+    texts = [name for name in names if name.lower().endswith(".txt")]
+    for name in jsons[:PEEKED_FILES] + texts[:PEEKED_FILES]:
         try:
-            found = _of_json(archive.read(name))
+            found = _of_file(archive.read(name))
         except (Unreadable, Malformed):
             continue
         if found:
@@ -103,8 +107,13 @@ def _of_zip(data: bytes) -> str | None:
     return None
 
 
-def _of_file(data: bytes, name: str) -> str | None:
-    return _of_json(data)
+def _of_file(data: bytes) -> str | None:
+    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+        try:
+            return _of_json(data)
+        except Malformed:
+            pass  # a chat of an iPhone begins with a bracket as well
+    return "whatsapp" if whatsapp.looks_like_chat(data) else None
 
 
 def _of_json(data: bytes) -> str | None:
@@ -113,7 +122,7 @@ def _of_json(data: bytes) -> str | None:
     top = members(data)
     if "conversations" in top:
         return _of_first(items(top["conversations"]))
-    return _of_keys(top)
+    return "telegram" if "chats" in top else _of_keys(top)
 
 
 def _of_first(elements: list[Raw]) -> str | None:
@@ -131,4 +140,5 @@ def _of_keys(keys: Container[str]) -> str | None:
 _MARKS = {
     "chatgpt": ["mapping"],
     "claude": ["chat_messages"],
+    "telegram": ["messages", "type", "id"],
 }
