@@ -256,7 +256,140 @@ def whatsapp() -> bytes:
     return WHATSAPP_IOS.replace("\n", "\r\n").encode()
 
 
-SAMPLES = {"chatgpt": chatgpt, "claude": claude, "telegram": telegram, "whatsapp": whatsapp}
+def slack_message(at: str, user: str | None, words: str, **more: Any) -> dict:
+    return {"type": "message", "ts": at, "text": words} | ({"user": user} if user else {}) | more
+
+
+def slack_files() -> dict[str, bytes]:
+    def user(number: str, name: str, shown: str, **more: Any) -> dict:
+        return {
+            "id": number,
+            "name": name,
+            "is_bot": False,
+            "profile": {"display_name": shown, "real_name": name},
+        } | more
+
+    return {
+        "users.json": as_json(
+            [user("U1", "ann.lee", "Ann"), user("U2", "Ben Day", ""), user("U9", "deploy", "Deploy", is_bot=True)]
+        ),
+        "channels.json": as_json([{"id": "C1", "name": "general", "members": ["U1", "U2"]}]),
+        "dms.json": as_json([{"id": "D1", "members": ["U1", "U2"]}]),
+        "mpims.json": as_json([{"id": "G1", "name": "mpdm-ann--ben-1", "members": ["U2", "U1"]}]),
+        "groups.json": as_json([]),
+        "integration_logs.json": as_json([]),
+        "general/2024-01-02.json": as_json(
+            [
+                slack_message("1704186000.000100", "U2", "Late: <https://a.example/?a=1&amp;b=2|the plan>"),
+                slack_message("1704100500.000300", "U1", "In the thread", thread_ts="1704100000.000100"),
+                {
+                    "type": "message",
+                    "subtype": "message_changed",
+                    "ts": "1704186001.000100",
+                    "hidden": True,
+                    "message": slack_message("1704186000.000100", "U2", "Later", edited={"user": "U2", "ts": "1"}),
+                },
+                slack_message("1704186002.000100", "U1", "Oops"),
+                {
+                    "type": "message",
+                    "subtype": "message_deleted",
+                    "ts": "1704186003.000100",
+                    "deleted_ts": "1704186002.000100",
+                },
+            ]
+        ),
+        "general/2024-01-01.json": as_json(
+            [
+                slack_message("1704100000.000100", "U1", "<@U1> has joined the channel", subtype="channel_join"),
+                slack_message(
+                    "1704100000.000200",
+                    "U1",
+                    "<@U2> see <#C1|general> &amp; <#C1>, <http://x.example> &lt;b&gt; <mailto:a@x.example|by mail>",
+                ),
+                slack_message("1704100000.000300", "U2", "<!here> <!subteam^S1|@team> <@U7|zed> <@U8> a < b"),
+                slack_message("1704100600.000100", None, "", subtype="bot_message", username="CI", bot_id="B1")
+                | {"attachments": [{"fallback": "Build <@U1> ok"}]},
+                slack_message("1704100700.000100", "U9", "Deployed", bot_id="B2"),
+                slack_message("1704100800.000100", "U1", "", files=[{"name": "cat.png", "mimetype": "image/png"}]),
+                slack_message(
+                    "1704100900.000100", "U3", "Guest", user_profile={"real_name": "Gus", "display_name": ""}
+                ),
+            ]
+        ),
+        "D1/2024-01-01.json": as_json([slack_message("1704100000.000100", "U2", "psst")]),
+        "mpdm-ann--ben-1/2024-01-01.json": as_json([slack_message("1704100000.000100", "U1", "hey all")]),
+    }
+
+
+def slack() -> bytes:
+    return zipped(slack_files())
+
+
+def discord_message(number: str, who: str, words: str, **more: Any) -> dict:
+    authors = {
+        "ann": {"id": "11", "name": "ann", "discriminator": "0000", "nickname": "Ann Lee", "isBot": False},
+        "ben": {"id": "22", "name": "ben", "discriminator": "1234", "nickname": "ben", "isBot": False},
+        "bot": {"id": "33", "name": "helper", "discriminator": "0001", "nickname": "Helper", "isBot": True},
+    }
+    return {
+        "id": number,
+        "type": "Default",
+        "timestamp": f"2024-01-01T12:00:0{int(number) % 10}.5+02:00",
+        "timestampEdited": None,
+        "isPinned": False,
+        "content": words,
+        "author": authors[who] | {"color": None, "roles": [], "avatarUrl": ""},
+        "attachments": [],
+        "embeds": [],
+        "stickers": [],
+        "reactions": [],
+        "mentions": [],
+    } | more
+
+
+def discord_channel() -> dict:
+    return {
+        "guild": {"id": "1", "name": "Makers", "iconUrl": ""},
+        "channel": {"id": "100", "type": "GuildTextChat", "category": "Text", "name": "general", "topic": None},
+        "dateRange": {"after": None, "before": None},
+        "exportedAt": "2024-02-01T00:00:00+00:00",
+        "messages": [
+            discord_message("1", "ann", "Joined the server.", type="GuildMemberJoin"),
+            discord_message("2", "ann", "Hello", embeds=[{"title": "A link", "description": "preview"}]),
+            discord_message(
+                "3",
+                "ben",
+                "Hi",
+                type="Reply",
+                reference={"messageId": "2", "channelId": "100"},
+                attachments=[{"id": "9", "fileName": "cat.png", "fileSizeBytes": 3}],
+            ),
+            discord_message(
+                "4",
+                "bot",
+                "",
+                type="20",
+                embeds=[{"title": "Weather", "description": "Sunny", "fields": [{"name": "Wind", "value": "low"}]}],
+            ),
+            discord_message("5", "ann", "", stickers=[{"id": "8", "name": "wave", "format": "Png"}]),
+            discord_message("6", "ben", "", forwardedMessage={"content": "Big news", "attachments": []}),
+        ],
+        "messageCount": 6,
+    }
+
+
+def discord() -> bytes:
+    return as_json(discord_channel())
+
+
+SAMPLES = {
+    "chatgpt": chatgpt,
+    "claude": claude,
+    "telegram": telegram,
+    "whatsapp": whatsapp,
+    "slack": slack,
+    "discord": discord,
+}
 """An export of each platform as it is uploaded."""
 
 FILES = {
@@ -264,5 +397,7 @@ FILES = {
     "claude": lambda: {"conversations.json": claude()},
     "telegram": lambda: {"DataExport_2024-03-02/result.json": telegram()},
     "whatsapp": lambda: {"_chat.txt": whatsapp(), "WhatsApp Chat with Ben.txt": WHATSAPP_ANDROID.encode()},
+    "slack": slack_files,
+    "discord": lambda: {"Makers - general [100].json": discord()},
 }
 """The same as the files of a zip."""

@@ -227,6 +227,14 @@ def test_telegram_a_lone_speaker_is_the_person_unless_the_chat_is_theirs():
     assert lines(only("telegram", as_json(channel))) == [("1", "News", "Headline", False)]
 
 
+def test_telegram_in_a_zip_is_not_what_was_sent_as_a_file():
+    files = {"x/result.json": samples.telegram(), "x/chats/chat_1/files/config.json": b"{}"}
+    assert [c.id for c in parts("telegram", zipped(files))[0]] == ["22", "33"]
+    assert parts("telegram", zipped(files))[1] == []
+    assert detect(zipped({f"x/a/{n}.json": b"{}" for n in range(30)} | files)) == "telegram"
+    assert only("telegram", zipped({"ben.json": as_json(samples.telegram_chat())})).id == "22"
+
+
 def test_telegram_times_without_a_zone_are_of_the_zone_that_is_told():
     chat = samples.telegram_chat()
     chat["messages"] = [m | {"date_unixtime": None, "from_id": 11} for m in chat["messages"][1:2]]
@@ -320,6 +328,11 @@ def test_whatsapp_in_its_zip_takes_its_title_from_it():
     assert only("whatsapp", data, name="WhatsApp Chat - Ben & co.zip").title == "Ben & co"
 
 
+def test_whatsapp_in_a_zip_is_not_what_was_sent_as_a_file():
+    files = {"_chat.txt": samples.whatsapp(), "00000009-old.txt": b"31/12/2023, 22:15 - Zoe: hi", "a.txt": b"notes"}
+    assert "Zoe" not in {m.name for m in only("whatsapp", zipped(files)).messages}
+
+
 def test_whatsapp_a_lone_speaker_is_the_person_unless_the_chat_is_with_them():
     data = b"31/12/2023, 22:15 - Ann: hi"
     assert only("whatsapp", data).messages[0].mine
@@ -330,6 +343,107 @@ def test_whatsapp_times_are_of_the_zone_that_is_told():
     zone = timezone(timedelta(hours=-5))
     chat = only("whatsapp", samples.whatsapp(), zone=zone)
     assert chat.created_at == at("2024-01-01T03:15:03")
+
+
+def test_slack_channels_in_the_order_of_time_with_names_and_links_resolved():
+    conversations, problems = parts("slack", samples.slack(), me="Ann")
+    assert problems == []
+    assert [(c.id, c.title) for c in conversations] == [
+        ("D1", "Ann, Ben Day"),
+        ("C1", "#general"),
+        ("G1", "Ben Day, Ann"),
+    ]
+    general = conversations[1]
+    assert [(m.id, m.role, m.name, m.text, m.mine) for m in general.messages] == [
+        (
+            "1704100000.000200",
+            "user",
+            "Ann",
+            "@Ben Day see #general & #general, http://x.example <b> by mail",
+            True,
+        ),
+        ("1704100000.000300", "user", "Ben Day", "@here @team @zed @U8 a < b", False),
+        ("1704100500.000300", "user", "Ann", "In the thread", True),
+        ("1704100600.000100", "assistant", "CI", "Build @Ann ok", False),
+        ("1704100700.000100", "assistant", "Deploy", "Deployed", False),
+        ("1704100800.000100", "user", "Ann", "[image: cat.png]", True),
+        ("1704100900.000100", "user", "Gus", "Guest", False),
+        ("1704186000.000100", "user", "Ben Day", "Later", False),
+    ]
+    assert general.created_at == at("2024-01-01T09:06:40.0002")
+    assert general.messages[-1].said_at == at("2024-01-02T09:00:00.0001")
+
+
+def test_slack_links_keep_their_words():
+    files = samples.slack_files()
+    day = [samples.slack_message("1704186000.000100", "U2", "<https://a.example/?a=1&amp;b=2|the plan> &amp;lt;")]
+    files["D1/2024-01-01.json"] = as_json(day)
+    direct = next(c for c in parts("slack", zipped(files))[0] if c.id == "D1")
+    assert direct.messages[0].text == "the plan (https://a.example/?a=1&b=2) &lt;"
+
+
+def test_slack_without_a_name_only_a_lone_human_is_the_person():
+    assert not any(m.mine for c in parts("slack", samples.slack())[0] for m in c.messages)
+    users = as_json([{"id": "U1", "name": "ann"}, {"id": "U9", "name": "d", "is_bot": True}])
+    files = {"x/users.json": users, "x/C1/2024-01-01.json": samples.slack_files()["general/2024-01-01.json"]}
+    [chat] = parts("slack", zipped(files))[0]
+    assert {m.name for m in chat.messages if m.mine} == {"ann"}
+
+
+@pytest.mark.parametrize("me", ["U1", "ann.lee", "@ann"])
+def test_slack_people_go_by_their_id_and_all_their_names(me: str):
+    conversations, problems = parts("slack", samples.slack(), me=me)
+    assert problems == []
+    assert {m.name for c in conversations for m in c.messages if m.mine} == {"Ann"}
+
+
+def test_slack_a_damaged_day_or_list_leaves_the_rest():
+    files = samples.slack_files() | {
+        "users.json": b"{",
+        "general/2024-01-02.json": b"[1, {}]",
+        "D1/2024-01-01.json": b"",
+    }
+    conversations, problems = parts("slack", zipped(files))
+    assert [c.id for c in conversations] == ["C1", "G1"]
+    assert conversations[0].messages[0].name == "U1"
+    assert sorted((p.item_id, p.code) for p in problems) == [
+        ("C1/general/2024-01-02.json/1", "BAD_MESSAGE"),
+        ("D1/2024-01-01.json", "DAMAGED"),
+        ("general/2024-01-02.json/0", "BAD_MESSAGE"),
+        ("users.json", "DAMAGED"),
+    ]
+
+
+def test_discord_channel():
+    channel = only("discord", samples.discord(), me="ann")
+    assert (channel.id, channel.title) == ("100", "Makers #general")
+    assert [(m.id, m.role, m.name, m.text, m.mine) for m in channel.messages] == [
+        ("2", "user", "Ann Lee", "Hello", True),
+        ("3", "user", "ben", "[reply to: Ann Lee]\nHi\n[image: cat.png]", False),
+        ("4", "assistant", "Helper", "Weather\nSunny\nWind: low", False),
+        ("5", "user", "Ann Lee", "[sticker: wave]", True),
+        ("6", "user", "ben", "[forwarded]\n> Big news", False),
+    ]
+    assert channel.messages[0].said_at == at("2024-01-01T10:00:02.5")
+
+
+@pytest.mark.parametrize("me", ["Ann Lee", "11", "ann#0000"])
+def test_discord_people_go_by_their_id_and_all_their_names(me: str):
+    assert {m.name for m in only("discord", samples.discord(), me=me).messages if m.mine} == {"Ann Lee"}
+
+
+def test_discord_several_channels_in_a_zip_without_what_was_attached():
+    direct = samples.discord_channel()
+    direct["guild"] = {"id": "0", "name": "Direct Messages"}
+    direct["channel"] = {"id": "7", "type": "DirectTextChat", "name": "helper"}
+    direct["messages"] = [samples.discord_message("8", "ann", "help"), samples.discord_message("9", "bot", "yes?")]
+    files = {"a.json": as_json(direct), "a.json_Files/config.json": b"{}"}
+    alone = only("discord", zipped(files))
+    assert (alone.title, [m.mine for m in alone.messages]) == ("helper", [True, False])
+    conversations, problems = parts("discord", zipped(files | {"b.json": samples.discord(), "c.json": b"{}"}))
+    assert [c.id for c in conversations] == ["7", "100"]
+    assert not any(m.mine for c in conversations for m in c.messages)
+    assert [(p.item_id, p.code) for p in problems] == [("c.json", "DAMAGED")]
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

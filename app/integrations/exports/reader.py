@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from datetime import UTC, tzinfo
 
-from app.integrations.exports import chatgpt, claude, telegram, whatsapp
+from app.integrations.exports import chatgpt, claude, discord, slack, telegram, whatsapp
 from app.integrations.exports.fields import Malformed, Raw, items, members
 from app.integrations.exports.source import Item, Person, Source
 from app.integrations.exports.zips import Archive, in_order, is_zip
@@ -25,6 +25,8 @@ READERS: dict[str, Callable[[Source], Iterator[Item]]] = {
     "claude": claude.read,
     "telegram": telegram.read,
     "whatsapp": whatsapp.read,
+    "slack": slack.read,
+    "discord": discord.read,
 }
 PLATFORMS = tuple(READERS)
 NAMES = {
@@ -94,8 +96,10 @@ def detect(data: bytes, name: str = "") -> str | None:
 def _of_zip(data: bytes) -> str | None:
     archive = Archive(data)
     names = in_order(archive.names)
+    if slack.looks_like_export(names):
+        return "slack"
     jsons = [name for name in names if name.lower().endswith(".json")]
-    jsons.sort(key=lambda name: not chatgpt.FILES.fullmatch(name))
+    jsons.sort(key=lambda name: name.count("/"))
     texts = [name for name in names if name.lower().endswith(".txt")]
     for name in jsons[:PEEKED_FILES] + texts[:PEEKED_FILES]:
         try:
@@ -141,4 +145,5 @@ _MARKS = {
     "chatgpt": ["mapping"],
     "claude": ["chat_messages"],
     "telegram": ["messages", "type", "id"],
+    "discord": ["messages", "channel", "guild"],
 }

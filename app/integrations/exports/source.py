@@ -67,14 +67,16 @@ class Source(NamedTuple):
     me: Person
     zone: tzinfo = UTC
 
-    def documents(self, wanted: Callable[[str], bool]) -> Iterator[Document | Problem]:
-        """The file itself, or the ``wanted`` of the zip in the order of their names; `Unreadable` if there are none."""
+    def documents(self, *wanted: Callable[[str], bool]) -> Iterator[Document | Problem]:
+        """The file itself, or those of the zip that are ``wanted`` by name, in its order: of several kinds the first
+        there are any of. `Unreadable` if there are none."""
         if not is_zip(self.data):
             yield Document(self.name, self.data)
             return
         archive = Archive(self.data)
-        names = [name for name in in_order(archive.names) if wanted(name)]
-        if not names:
+        kinds = ([name for name in in_order(archive.names) if fits(name)] for fits in wanted)
+        names = next(filter(None, kinds), None)
+        if names is None:
             raise no_such_files(archive)
         for name in names:
             try:

@@ -13,6 +13,7 @@ Choices:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ from app.integrations.exports.fields import (
 from app.integrations.exports.source import Gathered, Item, Person, Source, bad_conversation, bad_file
 from app.integrations.types import Message, Problem
 
+_RESULT = re.compile(r"(?:.*/)?result[^/]*\.json")
 _MEDIA = {
     "voice_message": "voice message",
     "video_message": "video message",
@@ -45,7 +47,9 @@ _MEDIA = {
 
 def read(source: Source) -> Iterator[Item]:
     """One conversation for each chat."""
-    for document in source.documents(lambda name: name.lower().endswith(".json")):
+    for document in source.documents(
+        lambda name: _RESULT.fullmatch(name) is not None, lambda name: name.lower().endswith(".json")
+    ):
         if isinstance(document, Problem):
             yield document
             continue

@@ -97,14 +97,21 @@ def looks_like_chat(data: bytes) -> bool:
 def read(source: Source) -> Iterator[Item]:
     """The conversation of each chat's file."""
     found = False
-    for document in source.documents(lambda name: name.lower().endswith(".txt")):
+    for document in source.documents(_is_named_as_chat, lambda name: name.lower().endswith(".txt")):
         if isinstance(document, Problem):
+            found = True
             yield document
         elif looks_like_chat(document.data):
             found = True
             yield from _conversation(document, source)
     if not found:
         raise Unreadable("WRONG_FORMAT", "This is no WhatsApp chat: no line begins with a date and a time.")
+
+
+def _is_named_as_chat(name: str) -> bool:
+    """Other texts in the zip were sent in the chat."""
+    last = name.rsplit("/", 1)[-1].lower()
+    return last == "_chat.txt" or (last.endswith(".txt") and title_of(last) is not None)
 
 
 def _conversation(document: Document, source: Source) -> Iterator[Item]:
