@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -106,6 +107,30 @@ def test_one_bad_conversation_is_one_problem():
         ("conversations.json/0", "BAD_CONVERSATION"),
         ("conversations.json/2", "BAD_CONVERSATION"),
     ]
+
+
+@pytest.mark.parametrize("platform", ["chatgpt", "claude", "telegram"])
+def test_memory_stays_near_one_conversation(platform: str):
+    many = {
+        "chatgpt": lambda: [samples.chatgpt_conversation() | {"conversation_id": f"c{n}"} for n in range(1000)],
+        "claude": lambda: [samples.claude_conversation() | {"uuid": f"c{n}"} for n in range(1000)],
+        "telegram": lambda: {"chats": {"list": [samples.telegram_chat() | {"id": n} for n in range(1000)]}},
+    }
+    data = as_json(many[platform]())
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_export(platform, data)) == 1000
+        assert tracemalloc.get_traced_memory()[1] < len(data) / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_conversation_alone_is_an_export_and_so_is_a_list_in_an_object():
+    one = samples.chatgpt_conversation()
+    for value in (one, {"conversations": [one]}):
+        data = b"\xef\xbb\xbf \n" + as_json(value)
+        assert only("chatgpt", data).id == "c-1"
+        assert detect(data) == "chatgpt"
 
 
 def test_half_an_emoji_is_repaired():

@@ -22,7 +22,6 @@ from app.integrations.exports.fields import (
     Raw,
     anything,
     attachment,
-    items,
     label,
     members,
     moment,
@@ -33,8 +32,8 @@ from app.integrations.exports.fields import (
     together,
     within,
 )
-from app.integrations.exports.source import Gathered, Item, Source, bad_conversation, bad_file
-from app.integrations.types import Message, Problem
+from app.integrations.exports.source import Gathered, Item, Source
+from app.integrations.types import Message
 
 FILES = re.compile(r"(?:.*/)?conversations(?:-[0-9]+)?\.json")
 MARK = "mapping"
@@ -50,32 +49,7 @@ _PARTS = {
 
 def read(source: Source) -> Iterator[Item]:
     """The conversations of the export."""
-    for document in source.documents(lambda name: FILES.fullmatch(name) is not None):
-        if isinstance(document, Problem):
-            yield document
-            continue
-        try:
-            found = conversations_in(document.data, MARK)
-        except Malformed as why:
-            yield bad_file(document, why)
-            continue
-        for place, raw in enumerate(found):
-            try:
-                yield from _conversation(raw)
-            except Malformed as why:
-                yield bad_conversation(f"{document.label}/{place}", why)
-
-
-def conversations_in(data: bytes, mark: str) -> list[Raw]:
-    """The conversations of a list, of ``{"conversations": […]}``, or the one that is the file (it has ``mark``)."""
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":
-        return items(data)
-    top = members(data)
-    if mark in top:
-        return [Raw(data.removeprefix(b"\xef\xbb\xbf"))]
-    if "conversations" in top:
-        return items(top["conversations"])
-    raise Malformed("is not such an export")
+    return source.conversations(FILES, MARK, _conversation)
 
 
 def _conversation(raw: Raw) -> Iterator[Item]:

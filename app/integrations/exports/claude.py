@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from app.integrations.exports.chatgpt import conversations_in
 from app.integrations.exports.fields import (
     Malformed,
     Raw,
@@ -32,8 +31,8 @@ from app.integrations.exports.fields import (
     text,
     together,
 )
-from app.integrations.exports.source import Gathered, Item, Source, bad_conversation, bad_file
-from app.integrations.types import Message, Problem
+from app.integrations.exports.source import Gathered, Item, Source
+from app.integrations.types import Message
 
 FILES = re.compile(r"(?:.*/)?conversations(?:-[0-9]+)?\.json")
 MARK = "chat_messages"
@@ -45,20 +44,7 @@ _NO_PARENT = "00000000-0000"
 
 def read(source: Source) -> Iterator[Item]:
     """The conversations of the export."""
-    for document in source.documents(lambda name: FILES.fullmatch(name) is not None):
-        if isinstance(document, Problem):
-            yield document
-            continue
-        try:
-            found = conversations_in(document.data, MARK)
-        except Malformed as why:
-            yield bad_file(document, why)
-            continue
-        for place, raw in enumerate(found):
-            try:
-                yield from _conversation(raw)
-            except Malformed as why:
-                yield bad_conversation(f"{document.label}/{place}", why)
+    return source.conversations(FILES, MARK, _conversation)
 
 
 def _conversation(raw: Raw) -> Iterator[Item]:

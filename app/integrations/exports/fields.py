@@ -25,6 +25,7 @@ NAME_CHARACTERS = 200
 Raw = msgspec.Raw
 T = TypeVar("T")
 
+_BOM = b"\xef\xbb\xbf"
 _ESCAPES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
@@ -39,6 +40,16 @@ _KIND_OF = {extension: kind for kind, extensions in _KINDS.items() for extension
 
 class Malformed(ValueError):
     """Not what the format says; the message tells what."""
+
+
+def first_character(data: bytes) -> bytes:
+    """What a file begins with, blanks and the byte order mark aside."""
+    return data[:1000].removeprefix(_BOM).lstrip()[:1]
+
+
+def whole(data: bytes) -> Raw:
+    """A file as one JSON value."""
+    return Raw(data.removeprefix(_BOM))
 
 
 def items(raw: bytes | Raw) -> list[Raw]:
@@ -63,7 +74,7 @@ def anything(raw: bytes | Raw | None) -> Any:
 
 def _decoded(raw: bytes | Raw, kind: type[T], what: str) -> T:
     if isinstance(raw, bytes):
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
+        raw = raw.removeprefix(_BOM)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

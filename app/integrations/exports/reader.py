@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterator
 from datetime import UTC, tzinfo
 
 from app.integrations.exports import chatgpt, claude, discord, slack, telegram, whatsapp
-from app.integrations.exports.fields import Malformed, Raw, items, members
+from app.integrations.exports.fields import Malformed, Raw, first_character, items, members
 from app.integrations.exports.source import Item, Person, Source
 from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Conversation, Problem, Unreadable
@@ -112,7 +112,7 @@ def _of_zip(data: bytes) -> str | None:
 
 
 def _of_file(data: bytes) -> str | None:
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+    if first_character(data) in (b"[", b"{"):
         try:
             return _of_json(data)
         except Malformed:
@@ -121,7 +121,7 @@ def _of_file(data: bytes) -> str | None:
 
 
 def _of_json(data: bytes) -> str | None:
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+    if first_character(data) == b"[":
         return _of_first(items(data))
     top = members(data)
     if "conversations" in top:

@@ -10,6 +10,7 @@ Choices:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.ids import derived_id
-from app.integrations.exports.fields import Malformed, Raw, record
+from app.integrations.exports.fields import Malformed, Raw, first_character, items, members, record, whole
 from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Conversation, Message, Problem, Unreadable
 
@@ -85,6 +86,35 @@ class Source(NamedTuple):
                 yield Problem(item_id=name, code=error.code, message=error.message)
             else:
                 yield document
+
+    def conversations(self, files: re.Pattern[str], mark: str, one: Callable[[Raw], Iterator[Item]]) -> Iterator[Item]:
+        """What ``one`` makes of each conversation in the ``files``: lists of objects that have the member ``mark``."""
+        for document in self.documents(lambda name: files.fullmatch(name) is not None):
+            if isinstance(document, Problem):
+                yield document
+                continue
+            try:
+                raws = _listed(document.data, mark)
+            except Malformed as why:
+                yield bad_file(document, why)
+                continue
+            for place, raw in enumerate(raws):
+                try:
+                    yield from one(raw)
+                except Malformed as why:
+                    yield bad_conversation(f"{document.label}/{place}", why)
+
+
+def _listed(data: bytes, mark: str) -> list[Raw]:
+    """The conversations of a list, of ``{"conversations": […]}``, or the one that is the file."""
+    if first_character(data) != b"{":
+        return items(data)
+    top = members(data)
+    if mark in top:
+        return [whole(data)]
+    if "conversations" in top:
+        return items(top["conversations"])
+    raise Malformed("is not such an export")
 
 
 def no_such_files(archive: Archive) -> Unreadable:

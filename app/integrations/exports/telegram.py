@@ -30,6 +30,7 @@ from app.integrations.exports.fields import (
     records,
     text,
     together,
+    whole,
     within,
 )
 from app.integrations.exports.source import Gathered, Item, Person, Source, bad_conversation, bad_file
@@ -56,7 +57,7 @@ def read(source: Source) -> Iterator[Item]:
         try:
             top = members(document.data)
             person = _person(source.me, top)
-            chats = _chats(top, Raw(document.data.removeprefix(b"\xef\xbb\xbf")))
+            chats = _chats(top, document.data)
         except Malformed as why:
             yield bad_file(document, why)
             continue
@@ -75,9 +76,9 @@ def _person(me: Person, top: dict[str, Raw]) -> Person:
     return Person(_speaker(user)) if user else me
 
 
-def _chats(top: dict[str, Raw], whole: Raw) -> list[Raw]:
+def _chats(top: dict[str, Raw], data: bytes) -> list[Raw]:
     if "messages" in top:
-        return [whole]
+        return [whole(data)]
     found = [members(top[part]) for part in ("chats", "left_chats") if part in top]
     if not found:
         raise Malformed("is not such an export")
