@@ -7,6 +7,7 @@ for what `run` or `work` import. This is the one place where that is done.
 from __future__ import annotations
 
 import importlib
+from keyword import iskeyword
 from typing import NoReturn
 
 import click
@@ -20,6 +21,7 @@ COMMANDS = {
     "work": "Run a worker process alone.",
     "migrate": "Bring the database up to date.",
     "reindex": "Embed anew what is remembered.",
+    "import": "Bring chats from another platform's export.",
     "key": "Create, list and revoke API keys.",
     "dead-letters": "List, requeue and drop what a consumer group gave up on.",
     "doctor": "Say what is here and what is wrong.",
@@ -35,7 +37,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"app.cli.{cmd_name.replace('-', '_')}")
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"app.cli.{name}{'_' if iskeyword(name) else ''}")
         command: click.Command = module.command
         return command
 

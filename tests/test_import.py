@@ -1,0 +1,101 @@
+"""`reprise import`: an export from another platform is found, once however often it is brought."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from app.database import Database
+from app.history import chats
+from app.history.chats import Wanted
+from app.history.search import HistorySearch
+from app.integrations.bring import bring
+from app.integrations.types import Conversation, Message
+from app.memory.conversations import find_owner
+from app.memory.search import Search
+from app.memory.types import Owner
+from app.settings import Settings
+from tests.bench.harness import ROOT
+from tests.test_history_store import drain
+
+CHAT = """31/12/2023, 22:15 - Ada: I moved to Porto last week
+and bought a bicycle.
+31/12/2023, 22:16 - Bob: Lovely! Which street?
+"""
+
+
+async def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """`reprise import` for the account ``test``."""
+    for command in (["key", "create", "--account", "test"], ["import", "--account", "test", *arguments]):
+        command = [sys.executable, "-m", "app", *command]
+        done = await anyio.run_process(command, cwd=ROOT, env=settings.child_environment(), check=False)
+    return done
+
+
+async def the_only_chat(database: Database, account: str, user: str) -> tuple[Owner, chats.Chat]:
+    owner = await find_owner(database, account, user)
+    assert owner is not None
+    (chat,), total = await chats.chats(database, owner, Wanted(), page=1, size=10)
+    assert total == 1
+    return owner, chat
+
+
+async def test_an_export_is_brought_found_and_not_brought_twice(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "WhatsApp Chat with Bob.txt"
+    file.write_text(CHAT)
+    done = await run(settings, str(file), "--user", "ada", "--me", "Ada")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().strip() == "1 conversations with 2 messages brought"
+    account = await database.fetchval("SELECT id FROM accounts WHERE name = 'test'")
+    owner, chat = await the_only_chat(database, account, "ada")
+    assert (chat.platform, chat.display_name, chat.messages) == ("whatsapp", "WhatsApp", 2)
+    results = (await HistorySearch(database, Search(database, None)).search(owner, "bicycle", limit=5)).results
+    assert (results[0].sender, results[0].text) == ("Ada", "I moved to Porto last week\nand bought a bicycle.")
+    rows = await database.fetch("SELECT role, metadata FROM turns ORDER BY position")
+    assert [(row["role"], json.loads(row["metadata"])) for row in rows] == [
+        ("user", {"name": "Ada"}),
+        ("user", {"name": "Bob", "mine": False}),
+    ]
+    before = await database.fetch("SELECT id, key FROM turns ORDER BY id")
+    file.write_text(CHAT + "31/12/2023, 22:17 - Ada: The one by the river.\n")
+    again = await run(settings, str(file), "--user", "ada", "--me", "Ada", "--platform", "whatsapp")
+    assert again.returncode == 0, again.stderr
+    after = await database.fetch("SELECT id, key FROM turns ORDER BY id")
+    assert after[:2] == before
+    assert len(after) == 3
+
+
+async def test_what_cannot_be_read_is_said_in_one_line(settings: Settings, database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("nothing of the kind")
+    done = await run(settings, str(file))
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1].startswith("reprise: notes.txt: ")
+    assert b"Traceback" not in done.stderr
+    broken = [{"id": "a", "title": "Good", "mapping": {}}, "no conversation"]
+    file = tmp_path / "conversations.json"
+    file.write_text(json.dumps(broken))
+    done = await run(settings, str(file), "--platform", "chatgpt", "--account", "nobody")
+    assert done.returncode == 1
+    assert b"there is no account named nobody" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["m", "x" * 1_000, "nul\x00", ""])
+async def test_ids_of_any_length_are_kept_apart(database: Database, owner: Owner, name: str) -> None:
+    def said(end: str) -> Message:
+        return Message(id=name + end, role="user", text=f"said {end}", said_at=None, name="x" * 300)
+
+    given = Conversation(id=name, title="t" * 2_000, created_at=None, updated_at=None, messages=[said("1"), said("2")])
+    queued = await bring(database, owner.account, owner.user, "telegram", given, None)
+    await drain(database)
+    assert [turn.text for turn in await chats.said(database, owner, queued.conversation, page=1, size=9)] == [
+        "said 1",
+        "said 2",
+    ]
