@@ -31,10 +31,13 @@ and bought a bicycle.
 
 async def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """`reprise import` for the account ``test``."""
-    for command in (["key", "create", "--account", "test"], ["import", "--account", "test", *arguments]):
-        command = [sys.executable, "-m", "app", *command]
-        done = await anyio.run_process(command, cwd=ROOT, env=settings.child_environment(), check=False)
-    return done
+    await call(settings, "key", "create", "--account", "test")
+    return await call(settings, "import", "--account", "test", *arguments)
+
+
+async def call(settings: Settings, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "app", *words]
+    return await anyio.run_process(command, cwd=ROOT, env=settings.child_environment(), check=False)
 
 
 async def the_only_chat(database: Database, account: str, user: str) -> tuple[Owner, chats.Chat]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import structlog
 
@@ -284,6 +285,7 @@ def _hit(row: Any) -> Hit:
             said_at=row["said_at"],
             message_id=row["turn_message"],
             external_id=row["external_id"],
+            metadata=msgspec.json.decode(row["turn_metadata"]),
         )
         turn = StoredTurn(id=row["turn_row"], turn=said, new=False)
     return Hit(
