@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import anyio
 import pytest
 
 from app.integrations.documents.bounded import read_document_bounded
 from app.integrations.documents.cut import cut
+from app.integrations.documents.markdown import MAX_PARSED_CHARACTERS
 from app.integrations.documents.read import MAX_DATA_BYTES, read_document
 from app.integrations.documents.text import tidy
 from app.integrations.documents.types import Document, Piece
@@ -216,6 +220,11 @@ Two
     ]
 
 
+def test_markdown_too_long_to_parse_is_one_piece() -> None:
+    document = read_document("a.md", b"# head\n\n" * (MAX_PARSED_CHARACTERS // 8 + 1))
+    assert [piece.heading for piece in document.pieces] == [None]
+
+
 def test_html_is_read_as_it_is_seen() -> None:
     source = """<!DOCTYPE html><html><head><title>My &amp; page</title><style>p{}</style>
 <script>var x = "<p>not said</p>";</script></head><body>
@@ -350,7 +359,19 @@ async def test_a_reader_that_cannot_start_does_not_take_the_worker_along() -> No
         await read_document_bounded("a.txt", b"x" * 10_000_000, memory_bytes=1 << 20)
 
 
+def children() -> list[str]:
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are counted in /proc")
 async def test_a_cancelled_reader_leaves_no_process() -> None:
-    with anyio.move_on_after(0.05) as scope:
-        await read_document_bounded("a.md", b"# h\n\ntext\n\n" * 400_000)
+    before = children()
+    with anyio.move_on_after(0.1) as scope:
+        await read_document_bounded("a.html", b"<a " * 1_000_000)  # takes minutes
     assert scope.cancelled_caught
+    assert children() == before
+
+
+def test_a_worker_that_has_documents_read_does_not_load_the_parsers() -> None:
+    program = "import app.integrations.documents.bounded, sys; sys.exit('pypdf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -16,11 +16,29 @@ from tests.documents_rig import docx, docx_of, encrypted_pdf, pdf
 
 NAMES = ["a.pdf", "a.docx", "a.txt", "a.md", "a.html", "a", "a.png", ""]
 CODES = {"ENCRYPTED", "EMPTY", "DAMAGED", "MISLABELLED", "TOO_LARGE", "UNSUPPORTED"}
-TAGS = (
-    "<p> </p> <h1> </h1> <script> </script> <![ ]]> <!-- --> <! </ <table> <td> <tr> <pre> <title> <svg> <li>".split()
-)
-MARKS = ["<", ">", "&amp;", "&#x110000;", "&#0;", "# ", "\n", "\n\n", "```\n", "---\n", "- ", "> ", "[a]: b", "\r", "|"]
-MARKUP = st.lists(st.sampled_from([*TAGS, *MARKS, "x", " ", "\t", "=", '"', "é"]), max_size=60).map("".join)
+TAGS = ["<p>", "</p>", "<h1>", "</h1>", "<script>", "</script>", "<![", "]]>", "<!--", "-->", "<!", "</", "<table>"]
+MARKS = [
+    "<",
+    ">",
+    "&amp;",
+    "&#x110000;",
+    "&#0;",
+    "# ",
+    "\n",
+    "\n\n",
+    "```\n",
+    "---\n",
+    "- ",
+    "> ",
+    "[a]: b",
+    "\r",
+    "|",
+    "<td>",
+    "<pre>",
+]
+MARKUP = st.lists(
+    st.sampled_from([*TAGS, *MARKS, "<tr>", "<title>", "<svg>", "<li>", "x", " ", "\t", "=", '"', "é"]), max_size=60
+).map("".join)
 
 
 @cache
@@ -82,6 +100,23 @@ def test_any_bytes_under_any_name_are_read_or_refused(name: str, data: bytes) ->
 @given(st.sampled_from(["a.md", "a.html", "a.txt"]), MARKUP)
 def test_any_markup_is_read_or_refused(name: str, source: str) -> None:
     read(name, source.encode())
+
+
+PARTS = ["tbl", "tr", "tc", "p", "r", "t", "del", "ins", "sdt", "pPr", "numPr", "tab", "br", "txbxContent", "Fallback"]
+BODY = st.recursive(
+    st.sampled_from(["", "text", " ", "&amp;", "&#xFFFE;", '<w:pStyle w:val="Heading1"/>', "<w:br/>", "<w:pStyle/>"]),
+    lambda inner: st.builds(
+        lambda part, within: f"<w:{part}>{''.join(within)}</w:{part}>",
+        st.sampled_from(PARTS),
+        st.lists(inner, max_size=4),
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODY, st.booleans())
+def test_any_order_of_a_documents_parts_is_read_or_refused(body: str, cut_short: bool) -> None:
+    read("a.docx", docx_of(body[: len(body) // 2] if cut_short else body))
 
 
 @settings(max_examples=200, deadline=None)

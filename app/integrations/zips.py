@@ -46,6 +46,7 @@ class Archive:
             raise Unreadable("TOO_LARGE", f"The archive unpacks to more than {MAX_RATIO} times its own size.")
         self._entries = {entry.filename: entry for entry in entries}
         self.names: list[str] = list(self._entries)
+        self.encrypted = any(entry.flag_bits & _ENCRYPTED_FLAG for entry in entries)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

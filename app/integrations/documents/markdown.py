@@ -5,7 +5,8 @@ Choices:
 1. The source stays as it was written: lists, tables and code read well as they are, and rendered they would lose
    their shape. Only headings lose their marks.
 2. Blocks are found by a CommonMark parser, without the markup inside lines: a ``#`` in a code block is no heading.
-3. HTML between the blocks is read as HTML: comments, scripts and styles are not said to anybody.
+3. What is too long to be parsed in a few seconds stays one piece: its headings are lost, not its text.
+4. HTML between the blocks is read as HTML: comments, scripts and styles are not said to anybody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from app.integrations.documents import html
 from app.integrations.documents.text import decode, one_line, tidy
 from app.integrations.documents.types import Piece
 
+MAX_PARSED_CHARACTERS = 4_000_000
+
 _FENCE = "---"
 
 
@@ -25,6 +28,8 @@ def read(data: bytes) -> tuple[str | None, list[Piece]]:
 
 def of_text(text: str) -> tuple[str | None, list[Piece]]:
     """The title (the front matter's, else the first heading of level 1) and the pieces."""
+    if len(text) > MAX_PARSED_CHARACTERS:
+        return None, [Piece(text)]
     lines = text.split("\n")
     title, begin = _front_matter(lines)
     body = lines[begin:]
