@@ -56,6 +56,13 @@ def test_a_pdf_that_only_forbids_printing_is_read(algorithm: str) -> None:
     assert read_document("a.pdf", locked).pieces == [Piece("readable", 1)]
 
 
+def test_ligatures_of_a_pdf_are_written_out() -> None:
+    differences = b"<< /Type /Encoding /Differences [1 /fi /ffi] >>"
+    stream = pdf_of_streams([b"BT /F1 12 Tf 72 720 Td (\\001nd the o\\002ce) Tj ET"])
+    data = stream.replace(b"/BaseFont /Helvetica", b"/BaseFont /Helvetica /Encoding " + differences)
+    assert read_document("a.pdf", data).pieces == [Piece("find the office", 1)]
+
+
 def test_a_cut_pdf_is_damaged() -> None:
     whole = pdf("first page", "second page")
     assert {refused("a.pdf", whole[:end]).code for end in (40, len(whole) // 2, -60)} == {"DAMAGED"}
@@ -179,7 +186,7 @@ def test_a_cut_last_character_is_dropped() -> None:
 
 
 def test_text_is_tidied_to_what_can_be_stored() -> None:
-    assert tidy("a\r\nb\rc  \n\n\n\nd\x00\x07\ud800e\u2028f") == "a\nb\nc\n\nd\ufffde\nf"
+    assert tidy("a\r\n\xadb\rc  \n\n\n\nd\x00\x07\ud800e\u2028f") == "a\nb\nc\n\nd\ufffde\nf"
 
 
 def test_the_name_is_the_title_of_a_text_and_its_only_piece() -> None:

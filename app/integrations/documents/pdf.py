@@ -5,7 +5,8 @@ Choices:
 1. pypdf bounds what a stream may unpack to, how many pages a tree may have and how much work one extraction may do;
    what it refuses is TOO_LARGE. The process around it (`bounded`) bounds the rest.
 2. A page that cannot be read is a problem of the document, not its end.
-3. A document that opens with the empty password is read: such passwords only forbid printing and the like.
+3. Ligatures are written out: a search for "office" must find what was set as "oﬃce".
+4. A document that opens with the empty password is read: such passwords only forbid printing and the like.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from app.integrations.types import Problem, Unreadable
 
 MAX_PAGES = 10_000
 MAX_CHARACTERS = 50_000_000
+
+_LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
 
 
 def read(data: bytes) -> tuple[str | None, list[Piece], list[Problem]]:
@@ -38,7 +41,7 @@ def read(data: bytes) -> tuple[str | None, list[Piece], list[Problem]]:
     length = 0
     for number in range(1, len(reader.pages) + 1):
         try:
-            text = tidy(reader.pages[number - 1].extract_text())
+            text = tidy(reader.pages[number - 1].extract_text().translate(_LIGATURES))
         except LimitReachedError:
             problems.append(_problem(number, "TOO_LARGE", "unpacks to more than can be read"))
         except MemoryError:

@@ -28,7 +28,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARABLE = re.compile(r"(?:iso-?8859|windows-|cp\d|koi8|shift_?jis|euc-|gb|big5|mac)", re.IGNORECASE)
-_UNSTORABLE = {code: None for code in (*range(32), 127, 0xFEFF) if chr(code) not in "\t\n"}
+_SOFT_HYPHEN, _MARK = 0xAD, 0xFEFF  # invisible, and in the way of every search
+_UNSTORABLE = {code: None for code in (*range(32), 127, _SOFT_HYPHEN, _MARK) if chr(code) not in "\t\n"}
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
