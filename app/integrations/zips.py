@@ -10,6 +10,7 @@ Choices:
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from io import BytesIO
@@ -24,6 +25,10 @@ RATIO_FREE_BYTES = 32 << 20  # below this a high ratio harms nobody
 
 _ENTRY_MARK = b"PK\x01\x02"
 _ENCRYPTED_FLAG = 1
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, LookupError, NotImplementedError, OSError, OverflowError, RuntimeError, ValueError),
+)  # whatever zipfile raises on damage
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
@@ -37,7 +42,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(BytesIO(data))
             entries = [entry for entry in self._zip.infolist() if not entry.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError, IndexError) as failure:
+        except _BROKEN as failure:
             raise Unreadable("DAMAGED", "The archive is damaged: its directory cannot be read.") from failure
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > MAX_UNPACKED_BYTES:
@@ -62,14 +67,5 @@ class Archive:
             raise Unreadable("TOO_LARGE", f"{name} unpacks to more than {MAX_ENTRY_BYTES >> 20} MB.")
         try:
             return self._zip.read(entry)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            OverflowError,
-            OSError,
-        ) as failure:
+        except _BROKEN as failure:
             raise Unreadable("DAMAGED", f"{name} is damaged inside its archive.") from failure
