@@ -8,8 +8,11 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from app.database import open_pool
 from tests.system import System
+from tests.test_history_store import drain
 
+SHELL = "/usr/local/bin:/usr/bin:/bin"
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -29,9 +32,8 @@ async def printed(live: System, commands: str, **variables: str) -> str:
 
 async def test_memory_in_five_curls(live: System) -> None:
     key = await live.key_of("readme")
-    path = "/usr/local/bin:/usr/bin:/bin"
     commands = block("Memory in five curls").replace("curl -s", "echo; curl -s").replace("$(echo; ", "$(")
-    said = await printed(live, commands, KEY=key, API=f"{live.url}/v1/messages/async", PATH=path)
+    said = await printed(live, commands, KEY=key, API=f"{live.url}/v1/messages/async", PATH=SHELL)
     made, corrected, sent, forgotten = [json.loads(line) for line in said.splitlines() if line]
     assert [one["memory"] for one in made["data"]["memories"]] == ["I live in Lyon.", "I am allergic to peanuts."]
     assert corrected["data"]["memory"] == "I live in Porto."
@@ -42,3 +44,23 @@ async def test_memory_in_five_curls(live: System) -> None:
         await live.ended(client, sent["message_id"])
         listed = (await client.get("/v1/memories")).json()["data"]
     assert "I live in Porto." not in [one["memory"] for one in listed]
+
+
+async def test_bring_the_past_along(live: System) -> None:
+    key = await live.key_of("readme-history")
+    commands = block("Bring the past along")
+    first, rest = commands.split("# how far it is", 1)
+    queued = json.loads(await printed(live, first, KEY=key, PATH=SHELL))
+    assert queued["conversation"]["status"] == "queued"
+    assert queued["conversation"]["messageCount"] == 2
+
+    async with open_pool(live.settings) as database:
+        await drain(database)  # there is no background process in this deployment
+    setup = next(line for line in first.splitlines() if line.startswith("HISTORY"))
+    rest = f"{setup}\n# {rest}".replace("curl -s", "echo; curl -s")
+    said = await printed(live, rest, KEY=key, PATH=SHELL)
+    listed, found, injected = [json.loads(line) for line in said.splitlines() if line]
+    assert listed["chats"][0]["platformConversationId"] == "c-1"
+    assert found["results"][0]["messageId"] == "m-2"
+    assert "[1] 2026-04-27, A walk. assistant: Along the Douro." in injected["content"]
+    assert 0 < injected["tokenCount"] <= 200

@@ -36,6 +36,7 @@ def hit() -> Hit:
 def recaller(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Recaller:
     """A recaller whose store answers so."""
     made = Recaller(Settings())
+    made._loading = False
 
     async def hits(*_: Any) -> list[Hit]:
         if isinstance(answer, Exception):
@@ -74,6 +75,16 @@ async def test_whatever_fails_the_request_goes_on_as_it_was(monkeypatch: pytest.
     request, value = await recaller(monkeypatch, answer).recall(message(), ASKED)
     assert request is ASKED
     assert msgspec.json.decode(value) == {"memories": []} | ({"error": said} if said else {})
+
+
+async def test_while_vectors_are_loading_it_says_that_words_alone_were_searched(monkeypatch: pytest.MonkeyPatch):
+    """PROTOCOL M7."""
+    made = recaller(monkeypatch, [hit()])
+    made._loading = True
+    plain, value = await made.recall(message(), ASKED)
+    said = {"memories": [{"id": "turn_7", "memory": "I drink tea."}], "error": recalling.LOADING}
+    assert msgspec.json.decode(value) == said
+    assert isinstance(plain.system, str) and "I drink tea." in plain.system
 
 
 async def test_before_the_store_is_open_it_says_so(monkeypatch: pytest.MonkeyPatch):

@@ -210,6 +210,7 @@ class Fanout:
 
     def _drop(self, topic: Topic) -> None:
         self._tail.remove(topic)
+        topic.abreast = None  # they hold each other: a window of a megabyte would wait for the collector
         if self._topics.get(topic.key) is topic:
             del self._topics[topic.key]
 

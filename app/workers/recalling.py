@@ -1,8 +1,9 @@
 """Recall in a generate process: memories put before the model's eyes, without ever holding a message up.
 
 The memory store is opened beside the work, and again until it is there: a generate process starts, and answers, with
-PostgreSQL down. Vectors come when the process has had a quiet moment: reading 90 MB and building a network of them
-takes a core for most of a second, and a message under way would wait for that. Until then words alone are searched.
+PostgreSQL down. Vectors come at the first quiet moment, but soon in any case: reading 90 MB and building a network of
+them takes a core for most of a second, which messages under way feel. Until then words alone are searched, and
+``memory_recall`` says so.
 What a message waits for its memories is bounded as a whole, whatever is slow or broken; then it goes
 on without them, and its ``memory_recall`` says why.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import asyncpg
@@ -35,10 +36,11 @@ from app.memory.types import Hit, Owner
 from app.settings import Settings
 
 RETRY_S = 1.0
-QUIET_S = 3.0
+QUIET_S = 0.5
 """How long no message must have been under way before vectors are loaded."""
-PATIENCE_S = 30.0
+PATIENCE_S = 2.0
 """The longest they wait for that."""
+LOADING = "searched by words alone: the embedding model is being loaded"
 LOOK_S = 0.05
 WARM_S = 60.0
 """Between searches for nobody. Less than a pool keeps an idle connection."""
@@ -56,6 +58,7 @@ class Recaller:
         self._settings = settings
         self._database: Database | None = None
         self._recall: Recall | None = None
+        self._loading = True
 
     async def run(self, busy: Callable[[], bool]) -> None:
         """Opens the store as soon as it can be had, vectors once nothing is ``busy``, and keeps it until cancelled."""
@@ -65,6 +68,7 @@ class Recaller:
             await _quiet(busy)
             search = await _warmed(Search(database, await _insist(lambda: self._embedder(database))))
             self._recall = Recall(search)
+            self._loading = False
             while True:
                 await anyio.sleep(WARM_S)
                 await _warmed(search)
@@ -88,8 +92,10 @@ class Recaller:
         except Exception as error:
             log.exception("recall.crashed", message_id=message.id)  # no fault of the memory store stops a message
             return request, _failed(message, f"recalling failed: {type(error).__name__}")
-        value = msgspec.json.encode({"memories": [{"id": _id(hit), "memory": hit.text} for hit in hits]})
-        return _with(request, quoted(hits)), value
+        value: dict[str, Any] = {"memories": [{"id": _id(hit), "memory": hit.text} for hit in hits]}
+        if self._loading:
+            value |= {"error": LOADING}
+        return _with(request, quoted(hits)), msgspec.json.encode(value)
 
     async def _hits(self, message: Message, request: Request) -> list[Hit]:
         if self._database is None or self._recall is None:
