@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from app.integrations.exports.reader import PLATFORMS, detect, read_export
 from app.integrations.types import Conversation, Problem, Unreadable
-from tests.export_samples import FILES, SAMPLES, as_json, zipped
+from tests.export_rig import FILES, SAMPLES
+from tests.export_samples import as_json, zipped
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -30,17 +31,23 @@ def check(platform: str, data: bytes, **more: Any) -> None:
         found = list(read_export(platform, data, **more))
     except Unreadable as error:
         assert error.code
-        assert error.message
+        check_words(error.message, 1000)
         return
     assert 0 < len(found) < ITEMS
     for item in found:
         msgspec.json.encode(item)
         if isinstance(item, Problem):
-            assert item.item_id
             assert item.code
-            assert item.message
+            check_words(item.item_id, 300)
+            check_words(item.message, 600)
         else:
             check_conversation(item)
+
+
+def check_words(words: str, most: int) -> None:
+    assert 0 < len(words) <= most
+    assert "\x00" not in words
+    words.encode()
 
 
 def check_conversation(conversation: Conversation) -> None:
@@ -65,6 +72,7 @@ SCALARS = st.one_of(
     st.integers(),
     st.sampled_from([0, -1, 2**63, 10**30, -(10**30), 1e308, -1e308, 1e18, 253402300800, 0.1, float(2**53)]),
     st.text(max_size=20),
+    st.text(st.characters(categories=["Cs", "Cc", "Cf"]), max_size=5),
     st.sampled_from(["", "\x00", "a\x00b", "\u200e", "9" * 400, "1" * 12, "9999-12-31T23:59:59-23:59", "0001-01-01"]),
     st.sampled_from(["0001-01-01T00:00:00+23:59", "<@U1", "<" * 50, "&" * 50, "\ufeff", "a" * 5000, "]", "["]),
 )
@@ -81,7 +89,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def changed(draw: Any, value: Any) -> Any:
-    """The value with up to four of its places replaced, removed, doubled or exchanged."""
+    """The value with up to four of its places replaced, removed, renamed, doubled or exchanged."""
     holder = [copy.deepcopy(value)]
     for _ in range(draw(st.integers(1, 4))):
         spots = places(holder)[1:]
@@ -91,7 +99,9 @@ def changed(draw: Any, value: Any) -> Any:
         parent: Any = holder
         for key in way:
             parent = parent[key]
-        match draw(st.sampled_from(["replace", "remove", "double", "exchange"])):
+        match draw(st.sampled_from(["replace", "remove", "double", "exchange", "rename"])):
+            case "rename" if isinstance(parent, dict):
+                parent[draw(st.sampled_from(["\x00", "x" * 1000, "id"]))] = parent.pop(last)
             case "remove":
                 if parent is not holder:
                     del parent[last]
@@ -133,7 +143,7 @@ def test_bytes_flipped_cut_and_put_in(platform: str):
     @QUICK
     @given(st.data(), st.sampled_from([None, "Ann", "\x00"]))
     def fuzz(data: st.DataObject, me: str | None):
-        check(platform, torn(data.draw, SAMPLES[platform]()), me=me)
+        check(platform, torn(data.draw, SAMPLES[platform]()), me=me, name="\x00\ud800.json" * 100)
 
     fuzz()
 

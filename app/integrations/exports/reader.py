@@ -16,7 +16,7 @@ from datetime import UTC, tzinfo
 
 from app.integrations.exports import chatgpt, claude, discord, slack, telegram, whatsapp
 from app.integrations.exports.fields import Malformed, Raw, first_character, items, members
-from app.integrations.exports.source import Item, Person, Source
+from app.integrations.exports.source import Item, Person, Source, problem
 from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Conversation, Problem, Unreadable
 
@@ -54,6 +54,7 @@ def read_export(
         raise Unreadable("UNKNOWN_PLATFORM", f"There is no reader for it; there are: {', '.join(PLATFORMS)}.")
     if not data:
         raise Unreadable("EMPTY", "The file is empty.")
+    name = name.replace("\x00", "").encode(errors="replace").decode()
     person = Person(me)
     held: list[Problem] = []
     found = False
@@ -68,8 +69,8 @@ def read_export(
     if not found:
         raise _nothing(platform, held, data, name)
     if person.known and not person.met and platform not in ("chatgpt", "claude"):
-        yield Problem(
-            item_id="me", code="SPEAKER_NOT_FOUND", message="Nobody of that name speaks in this export: no facts drawn."
+        yield problem(
+            "me", "SPEAKER_NOT_FOUND", "Nobody of that name speaks in this export: no facts are drawn from it."
         )
 
 

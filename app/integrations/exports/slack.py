@@ -32,7 +32,7 @@ from app.integrations.exports.fields import (
     together,
     within,
 )
-from app.integrations.exports.source import Gathered, Item, Person, Source, no_such_files
+from app.integrations.exports.source import Gathered, Item, Person, Source, no_such_files, problem
 from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Message, Problem, Unreadable
 
@@ -96,8 +96,11 @@ class _Workspace:
         for path in sorted(paths, key=lambda path: wanted.index(path.rsplit("/", 1)[-1])):
             try:
                 entries = records(anything(archive.read(path)))
-            except (Malformed, Unreadable) as why:
-                yield Problem(item_id=path, code="DAMAGED", message=f"“{path}” cannot be read: {why}.")
+            except Malformed as why:
+                yield problem(path, "DAMAGED", f"“{path}” {why}.")
+                continue
+            except Unreadable as error:
+                yield problem(path, error.code, error.message)
                 continue
             for entry in entries:
                 if path.rsplit("/", 1)[-1] in _USERS:

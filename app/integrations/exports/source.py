@@ -24,7 +24,22 @@ from app.integrations.types import Conversation, Message, Problem, Unreadable
 
 PROBLEMS = 100
 
+ITEM_ID_CHARACTERS = 300
+MESSAGE_CHARACTERS = 600
+
 Item = Conversation | Problem
+
+
+def problem(item_id: str, code: str, message: str) -> Problem:
+    """A problem whose words may come from the input: within bounds, and without the NULs no database takes."""
+    return Problem(item_id=_told(item_id, ITEM_ID_CHARACTERS), code=code, message=_told(message, MESSAGE_CHARACTERS))
+
+
+def _told(words: str, most: int) -> str:
+    return words if len(words) <= most and words.isprintable() else _UNPRINTABLE.sub("", words[:most]) or "export"
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Document(NamedTuple):
@@ -83,7 +98,7 @@ class Source(NamedTuple):
             try:
                 document = Document(name, archive.read(name))
             except Unreadable as error:
-                yield Problem(item_id=name, code=error.code, message=error.message)
+                yield problem(name, error.code, error.message)
             else:
                 yield document
 
@@ -150,7 +165,7 @@ class Gathered:
 
     def problem(self, item_id: str, message: str, code: str = "BAD_MESSAGE") -> None:
         if len(self._problems) < PROBLEMS:
-            self._problems.append(Problem(item_id=item_id, code=code, message=message))
+            self._problems.append(problem(item_id, code, message))
         else:
             self._untold += 1
 
@@ -170,7 +185,7 @@ class Gathered:
             )
         yield from self._problems
         if self._untold:
-            yield Problem(item_id=self.id, code="BAD_MESSAGE", message=f"{self._untold:,} more messages were not read.")
+            yield problem(self.id, "BAD_MESSAGE", f"{self._untold:,} more messages were not read.")
 
 
 def _distinct(messages: list[Message]) -> list[Message]:
@@ -185,8 +200,8 @@ def _distinct(messages: list[Message]) -> list[Message]:
 
 
 def bad_conversation(item_id: str, why: Malformed) -> Problem:
-    return Problem(item_id=item_id, code="BAD_CONVERSATION", message=f"A conversation {why}.")
+    return problem(item_id, "BAD_CONVERSATION", f"A conversation {why}.")
 
 
 def bad_file(document: Document, why: Malformed) -> Problem:
-    return Problem(item_id=document.label, code="DAMAGED", message=f"“{document.label}” {why}.")
+    return problem(document.label, "DAMAGED", f"“{document.label}” {why}.")

@@ -66,7 +66,8 @@ _BOT = "Meta AI"
 
 
 class Line(NamedTuple):
-    """One message as written: three numbers of its date, its time, and the rest of its lines."""
+    """One message as written: the three numbers of its date and what is between them, its time (hour to 23, minute,
+    second), both as they stand there, what follows, and the half of the day if one is named ("a", "P")."""
 
     date: tuple[int, int, int]
     separator: str
@@ -77,7 +78,7 @@ class Line(NamedTuple):
 
 
 class DateOrder(NamedTuple):
-    """Where year, month and day stand in the file's dates, and why. ``certain`` when a date proves it."""
+    """Where year, month and day stand in the file's dates, and why. ``certain`` when the file proves it."""
 
     places: tuple[int, int, int]
     name: str
