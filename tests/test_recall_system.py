@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,14 +78,16 @@ class Recalled(NamedTuple):
 
 
 async def recalled(s: System, client: httpx.AsyncClient, question: str, user: str, **more: Any) -> Recalled:
-    """A question that recalls, asked again (numbered) while a busy machine takes longer than recalling may."""
-    for number in range(100):
-        numbered = f"{question} ({number})"
-        message_id = await say(s, client, numbered, user, recall=True, **more)
-        event, _ = await recall_of(s, client, message_id)
-        if "error" not in event.data:
-            return Recalled(message_id, numbered, event)
-    raise AssertionError("a hundred messages could not recall")
+    """A question that recalls, asked again (numbered) while the process is still loading its vectors, or a busy machine
+    takes longer than recalling may."""
+    with anyio.fail_after(30):
+        for number in count():
+            numbered = f"{question} ({number})"
+            message_id = await say(s, client, numbered, user, recall=True, **more)
+            event, _ = await recall_of(s, client, message_id)
+            if "error" not in event.data:
+                break
+    return Recalled(message_id, numbered, event)
 
 
 def asked(s: System, text: str) -> dict[str, Any]:
