@@ -8,12 +8,14 @@ meet only in those two:
 - **web** (`serve`, `web/`): parses, authorises, answers, streams. Knows no model.
 - **generate** (`work`, `workers/generate`): asks models (`llm/`) and writes every event of their answers.
 - **background** (`work`, `workers/loop`): consumes the feed of finished messages and remembers them
-  (`workers/remember`), has a model read conversations (`workers/extraction`), embeds and purges.
+  (`workers/remember`), stores conversations brought from elsewhere (`workers/ingest`), has a model read conversations
+  (`workers/extraction`), embeds and purges.
 
 What is stored
 --------------
 Redis: messages, their logs, queues and feeds; every key in `redis_keys`, every step that changes one in `lua/`.
-PostgreSQL: accounts, keys and secrets, and all that is remembered (`memory/`); every table in `migrations/`.
+PostgreSQL: accounts, keys and secrets, all that is remembered (`memory/`), and what waits to be (`history/uploads`);
+every table in `migrations/`.
 
 The path of one message
 -----------------------
@@ -33,4 +35,10 @@ The path of one message
    (`web/find`, `chat/past`) answer from the done mark. A later message may recall it (`workers/recalling`).
 7. `chat/liveness` runs in every process: workers found dead lose their claims, their messages start a new attempt;
    deadlines end messages; what died between two scripts is finished.
+
+Conversations from elsewhere
+----------------------------
+``POST /api/chat-history/ingest/custom-online`` (`web/history`) and ``reprise import`` (`integrations/exports`) queue
+snapshots (`history/uploads`); `workers/ingest` makes turns of them (`history/store`), in the same tables and the same
+search as those of messages.
 """

@@ -18,6 +18,7 @@
     ├── UpstreamFailed          <given>                 502     as given: the model's side failed
     ├── RecallFailed            RECALL_FAILED           500     no: the message goes on without its memories
     ├── ExtractionFailed        EXTRACTION_FAILED       500     yes, by the background process
+    ├── Unreadable              <given>                 422     no: of a file nothing can be read (`integrations/types`)
     └── StartFailed             START_FAILED            500     no: an engine or setting stops the program
 
 Wire codes are those of PROTOCOL.md, Conventions.

@@ -9,12 +9,14 @@ from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import pytest
 
 from app.database import Database, open_pool
 from app.history import tokens, uploads
 from app.memory.embedding import open_embedder
 from app.memory.index import embed_missing, settle_all
+from app.web import history_bodies as bodies
 from app.workers.ingest import Ingest
 from app.workers.upkeep import Signal
 from tests.live import Live
@@ -357,3 +359,28 @@ async def test_a_worker_hears_of_what_was_brought(web: Live, client: httpx.Async
 
         await until(done)
         group.cancel_scope.cancel()
+
+
+async def test_answers_are_what_the_document_says(client: httpx.AsyncClient, stored: Database) -> None:
+    sent = await client.post(INGEST, json={"conversation": conversation()})
+    await store(stored)
+    name = sent.json()["conversationId"]
+    cases: list[tuple[Any, httpx.Response]] = [
+        (bodies.QueuedAnswer, sent),
+        (bodies.FoundHistory, await client.post(f"{API}/search", json={"query": "API"})),
+        (bodies.Injected, await client.post(f"{API}/inject", json={"query": "API"})),
+        (bodies.ChatPage, await client.get(f"{API}/chats")),
+        (bodies.WholeChat, await client.get(f"{API}/conversation", params={"conversationId": name})),
+        (bodies.Count, await client.get(f"{API}/count")),
+        (bodies.DeletedChats, await client.request("DELETE", f"{API}/chats", json={"ids": [name]})),
+    ]
+    for shape, answer in cases:
+        assert msgspec.to_builtins(msgspec.convert(answer.json(), shape)) == answer.json()  # no field more, none less
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    documented = {
+        operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for path, methods in paths.items()
+        if path.startswith(API)
+        for operation in methods.values()
+    }
+    assert documented == {shape.__name__ for shape, _ in cases}
