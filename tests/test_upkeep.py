@@ -46,14 +46,19 @@ async def test_every_unit_gets_its_vector(database: Database):
         tg.cancel_scope.cancel()
 
 
-async def test_while_others_work_it_rests_after_each_batch(database: Database, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("units", "characters", "left"), [(4, 1_000, 6), (64, 20, 7), (64, 3, 9)])
+async def test_while_others_work_it_rests_after_each_batch(
+    database: Database, monkeypatch: pytest.MonkeyPatch, units: int, characters: int, left: int
+):
     monkeypatch.setattr(upkeep, "BUSY_REST", 1e9)
-    await say(database, await new_owner(database), *(f"turn {n}" for n in range(10)))
+    monkeypatch.setattr(upkeep, "EMBEDDED_AT_ONCE", units)
+    monkeypatch.setattr(upkeep, "EMBEDDED_CHARACTERS", characters)
+    await say(database, await new_owner(database), *(f"turn {n}" for n in range(10)))  # of six characters each
     async with anyio.create_task_group() as tg:
         tg.start_soon(keep_embedded, database, Directions(), Signal(), Told(0.5))
 
         async def one_batch() -> bool:
-            return await without_vectors(database) == 10 - upkeep.EMBEDDED_AT_ONCE
+            return await without_vectors(database) == left
 
         await until(one_batch)
         await anyio.sleep(0.3)

@@ -10,8 +10,10 @@ among ten turns, with windows of three 0.69, without 0.60.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import asyncpg
@@ -210,8 +212,10 @@ async def change_model(database: Database, embedder: Embedder) -> int:
     return int(await database.fetchval("SELECT count(*) FROM units WHERE embedding IS NULL"))
 
 
-async def embed_missing(database: Database, embedder: Embedder, most: int = 256) -> int:
+async def embed_missing(database: Database, embedder: Embedder, most: int = 256, characters: int | None = None) -> int:
     """Gives up to ``most`` units their vectors; how many it gave. Newest first: they are asked for first.
+
+    ``characters``: no more than so many, one unit at least.
 
     Does nothing while what is stored is another model's: vectors of two spaces must not stand side by side.
     """
@@ -220,6 +224,9 @@ async def embed_missing(database: Database, embedder: Embedder, most: int = 256)
     rows = await database.fetch("SELECT id, text FROM units WHERE embedding IS NULL ORDER BY id DESC LIMIT $1", most)
     if not rows:
         return 0
+    if characters is not None:
+        upto = list(accumulate(len(row["text"]) for row in rows))
+        rows = rows[: max(1, bisect_right(upto, characters))]
     vectors = await embedder.embed([row["text"] for row in rows])
     await database.execute(
         "UPDATE units u SET embedding = given.vector::vector "

@@ -20,8 +20,9 @@ from app.memory.search import add_indexes
 EMBED_POLL_S = 5.0
 EMBED_PAUSE_S = 0.1
 """Between storing and embedding: what comes together is stored first."""
-EMBEDDED_AT_ONCE = 4
-"""Units embedded before their vectors are stored and newer ones looked for: half a second of work."""
+EMBEDDED_AT_ONCE, EMBEDDED_CHARACTERS = 64, 2_000
+"""Units, and what they say, embedded before their vectors are stored and newer ones looked for: a tenth of a second of
+work. Looking costs PostgreSQL more with each unit that was embedded before: short ones must not come few at a time."""
 BUSY_S = 0.5
 """While messages were stored this recently, more of them are to be expected."""
 BUSY_SHARE, BUSY_REST = 0.1, 9.0
@@ -93,7 +94,7 @@ async def keep_embedded(database: Database, embedder: Embedder, stored: Signal, 
         try:
             while True:
                 began = anyio.current_time()
-                if not await embed_missing(database, embedder, EMBEDDED_AT_ONCE):
+                if not await embed_missing(database, embedder, EMBEDDED_AT_ONCE, EMBEDDED_CHARACTERS):
                     break
                 if machine.others() > BUSY_SHARE:
                     await anyio.sleep(BUSY_REST * (anyio.current_time() - began))
