@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from app.database import Database
@@ -21,8 +20,6 @@ from app.history.chats import Wanted
 from app.history.inject import inject
 from app.history.search import HistorySearch, Result
 from app.history.uploads import queue
-from app.memory.conversations import find_owner
-from app.memory.types import Owner
 from app.settings import Settings
 from app.web.guard import caller_of
 from app.web.history_bodies import (
@@ -47,9 +44,9 @@ from app.web.history_bodies import (
     shown_result,
     shown_turn,
 )
-from app.web.memories import USER
 from app.web.memory_bodies import whose
-from app.web.parse import Query, decode, moment, must_be_json, read_json, read_large_body, warning
+from app.web.parse import Query, moment, must_be_json, read_large_body
+from app.web.person import USER, AnyRequest, PersonRoutes
 from app.web.reply import iso, json_reply
 
 PATH = "/api/chat-history"
@@ -87,11 +84,8 @@ EXAMPLE = {
     },
 }
 
-AnyRequest = Request[Any, Any, Any]
-T = TypeVar("T", bound=msgspec.Struct)
 
-
-class HistoryRoutes:
+class HistoryRoutes(PersonRoutes):
     """The handlers and what they share. ``wake`` tells a worker that something waits; ``model`` names the embedder."""
 
     def __init__(
@@ -102,21 +96,11 @@ class HistoryRoutes:
         wake: Callable[[], Awaitable[None]],
         model: str | None,
     ) -> None:
-        self.database = database
+        super().__init__(database, settings.max_body_bytes)
         self.search = search
         self.settings = settings
         self.wake = wake
         self.model = model
-
-    async def body(self, request: AnyRequest, shape: type[T], check: Any = None, **stand_ins: Any) -> tuple[T, Any]:
-        """The body, and the header that names its unknown fields."""
-        raw = await read_json(request.scope, request.receive, self.settings.max_body_bytes)
-        body, unknown = decode(raw, shape, check, **stand_ins)
-        return body, warning(unknown)
-
-    async def owner(self, request: AnyRequest, user: str | None = None) -> Owner | None:
-        """Whom the request is about, if anything is kept of them."""
-        return await find_owner(self.database, caller_of(request.scope).account, whose(request.scope, user))
 
     def handlers(self) -> list[HTTPRouteHandler]:
         """The Litestar handlers."""

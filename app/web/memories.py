@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-from litestar import HttpMethod, Request, Response, delete, get, patch, post, route
+from litestar import HttpMethod, Response, delete, get, patch, post, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from app.database import Database
 from app.errors import BadRequest, NotFound
-from app.memory.conversations import find_owner
 from app.memory.intake import Given, Intake, Once
 from app.memory.memories import Memories
 from app.memory.profile import Profiles
@@ -59,6 +57,7 @@ from app.web.memory_bodies import (
 )
 from app.web.ndjson import ndjson
 from app.web.parse import Query, decode, read_json, warning
+from app.web.person import USER, AnyRequest, PersonRoutes
 from app.web.reply import envelope, json_reply, pagination
 
 PATH = "/v1/memories"
@@ -68,9 +67,6 @@ READ: dict[str, Any] = {"scope": "memories:read"}
 WRITE: dict[str, Any] = {"scope": "memories:write"}
 MAX_IDEMPOTENCY_KEY = 255
 
-USER = {
-    "user_id": {"type": "string", "maxLength": 256, "description": "whose; by default the key's user, or `default`"}
-}
 _TEXT = {"type": "string", "maxLength": 256}
 _FLAG = {"type": "boolean"}
 LISTED = {
@@ -123,11 +119,8 @@ RESTORE = WRITE | {
     "answer": Success[Restoration],
 }
 
-AnyRequest = Request[Any, Any, Any]
-T = TypeVar("T", bound=msgspec.Struct)
 
-
-class MemoryRoutes:
+class MemoryRoutes(PersonRoutes):
     """The handlers and what they share."""
 
     def __init__(
@@ -140,24 +133,13 @@ class MemoryRoutes:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self.database = database
+        super().__init__(database, settings.max_body_bytes)
         self.memories = memories
         self.search = search
         self.intake = intake
         self.profiles = profiles
         self.settings = settings
         self.metrics = metrics
-
-    async def body(self, request: AnyRequest, shape: type[T], check: Any = None, **stand_ins: Any) -> tuple[T, Any]:
-        """The body, and the header that names its unknown fields."""
-        raw = await read_json(request.scope, request.receive, self.settings.max_body_bytes)
-        body, unknown = decode(raw, shape, check, **stand_ins)
-        return body, warning(unknown)
-
-    async def owner(self, request: AnyRequest, user: str | None = None) -> Owner | None:
-        """Whom the request is about, if anything was ever remembered about them."""
-        name = whose(request.scope, user)
-        return await find_owner(self.database, caller_of(request.scope).account, name)
 
     async def owner_of(self, request: AnyRequest, memory_id: str, user: str | None = None) -> Owner:
         """The owner a route of one memory is about. Raises NotFound: who does not exist has no memory."""

@@ -5,10 +5,10 @@ PROTOCOL.md, Profiles.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, get, patch
+from litestar import Response, get, patch
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Meta
 
@@ -30,7 +30,8 @@ from app.memory.types import CATEGORIES, Category, Owner
 from app.web.answers import Success
 from app.web.guard import caller_of
 from app.web.memory_bodies import Name, whose
-from app.web.parse import Query, decode, read_json, warning
+from app.web.parse import Query
+from app.web.person import USER, AnyRequest, PersonRoutes
 from app.web.reply import envelope, json_reply
 
 PATH = "/v1/users/profile"
@@ -39,9 +40,6 @@ READ: dict[str, Any] = {"scope": "profile:read"}
 WRITE: dict[str, Any] = {"scope": "profile:write"}
 LISTED = ", ".join(CATEGORIES)
 
-USER = {
-    "user_id": {"type": "string", "maxLength": 256, "description": "whose; by default the key's user, or `default`"}
-}
 _SOME = {"type": "string", "maxLength": 256}
 SHOW = READ | {
     "answer": Success[Profile],
@@ -63,8 +61,6 @@ BIO = READ | {
     | USER,
 }
 
-AnyRequest = Request[Any, Any, Any]
-T = TypeVar("T", bound=msgspec.Struct)
 Errors = list[tuple[str, str]]
 
 
@@ -86,13 +82,12 @@ class EditPrivacy(msgspec.Struct, kw_only=True):
     user_id: Name | None = None
 
 
-class ProfileRoutes:
+class ProfileRoutes(PersonRoutes):
     """The handlers and what they share."""
 
     def __init__(self, database: Database, profiles: Profiles, max_body_bytes: int) -> None:
-        self.database = database
+        super().__init__(database, max_body_bytes)
         self.profiles = profiles
-        self.max_body_bytes = max_body_bytes
 
     async def find(self, request: AnyRequest, user: str | None = None) -> tuple[str, Owner | None]:
         """Whom the request is about, and their owner if anything was ever remembered about them."""
@@ -104,12 +99,6 @@ class ProfileRoutes:
         name = whose(request.scope, user)
         async with self.database.transaction() as connection:
             return await ensure_owner(connection, caller_of(request.scope).account, name)
-
-    async def body(self, request: AnyRequest, shape: type[T], check: Any) -> tuple[T, dict[str, str]]:
-        """The body, and the header that names its unknown fields."""
-        raw = await read_json(request.scope, request.receive, self.max_body_bytes)
-        body, unknown = decode(raw, shape, check)
-        return body, warning(unknown)
 
     def handlers(self) -> list[HTTPRouteHandler]:
         """The Litestar handlers."""
