@@ -45,7 +45,6 @@ class _Body(Head, frozen=True, kw_only=True, rename="camel"):
     messages: list[msgspec.Raw]
 
 
-_head = msgspec.json.Decoder(Head)
 _body = msgspec.json.Decoder(_Body)
 _said = msgspec.json.Decoder(Said)
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import zipfile
-import zlib
 
 from app.integrations.types import Unreadable
+from app.integrations.zips import BROKEN, ENCRYPTED_FLAG, ENTRY_MARK, METHODS
 
 MEMBERS = 200_000
 MEMBER_BYTES = 1 << 30
@@ -25,22 +24,6 @@ RATIO = 250
 """Unpacked to packed, over all members read. Chat exports are around 10; deflate can do 1,000."""
 RATIO_FREE_BYTES = 16 << 20
 """So much may come out at any ratio: small and repetitive exports are no bombs."""
-
-_ENTRY = b"PK\x01\x02"
-_READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-    ValueError,
-    LookupError,
-    OverflowError,
-)
-"""What `zipfile` raises on bytes that are none, or no longer."""
 
 
 def is_zip(data: bytes) -> bool:
@@ -55,12 +38,12 @@ class Archive:
     """
 
     def __init__(self, data: bytes) -> None:
-        if data.count(_ENTRY) > MEMBERS:
+        if data.count(ENTRY_MARK) > MEMBERS:
             raise Unreadable("TOO_MANY_FILES", f"This zip holds more than {MEMBERS:,} files.")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
             entries = self._zip.infolist()
-        except _BROKEN as error:
+        except BROKEN as error:
             raise Unreadable("DAMAGED", "This zip is damaged or incomplete.") from error
         self._entries = {_path(entry.filename): entry for entry in entries if not _aside(entry)}
         self._packed = len(data)
@@ -70,9 +53,9 @@ class Archive:
     def read(self, name: str) -> bytes:
         """The member's bytes."""
         entry = self._entries[name]
-        if entry.flag_bits & 1:
+        if entry.flag_bits & ENCRYPTED_FLAG:
             raise Unreadable("ENCRYPTED", f"“{name}” is protected by a password.")
-        if entry.compress_type not in _READABLE:
+        if entry.compress_type not in METHODS:
             raise Unreadable("DAMAGED", f"“{name}” is packed in a way that is not read here.")
         most = min(
             MEMBER_BYTES,
@@ -82,7 +65,7 @@ class Archive:
         try:
             with self._zip.open(entry) as member:
                 data = member.read(most + 1)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise Unreadable("DAMAGED", f"“{name}” is damaged.") from error
         self._unpacked += len(data)
         if len(data) > most:
