@@ -139,6 +139,12 @@ class Job:
             await self._progress(connection)
         self._told()
 
+    async def is_of(self, platform: str) -> None:
+        """It turned out whose it is."""
+        async with self.transaction(came_on=False) as connection:
+            await connection.execute("UPDATE integrations SET platform = $2 WHERE id = $1", self.id, platform)
+            await self._progress(connection)
+
     def came(self, share: float) -> None:
         """So much of a step that is taken as a whole is done, 0 to 1."""
         self._share, self._left = share, None
@@ -491,6 +497,14 @@ class Job:
         )
         _must_hold(ended)
         await self._tell(connection, status)
+
+    async def let_go(self) -> None:
+        """Lets another go on at once, where it has not ended."""
+        await self.database.execute(
+            "UPDATE integrations SET claim = NULL, claimed_until = NULL WHERE id = $1 AND claim = $2",
+            self.id,
+            self._claim,
+        )
 
     async def give_back(self) -> None:
         """Something it needs does not answer: it is tried again later, or given up."""
