@@ -5,11 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 
 from app.database import Database
-from app.memory.drawing import PORTION, Added, Drawer, Material
+from app.memory.drawing import MOST_PROBES, Added, Drawer, Material
 from app.memory.memories import Memories
+from app.memory.rules import probes, statements
 from app.memory.search import Search
 from app.memory.types import Draft, Memory, Origin, Owner, StoredTurn, Turn
 from tests.memory_rig import Directions, at, keep
+
+THINGS = (
+    "colour food drink book film song band city season animal tree flower game sport car "
+    "dish fruit cheese wine tea bird painter writer actor month"
+)
 
 
 def drawer(database: Database, embedder: Directions | None = None, reader: Reader | None = None) -> Drawer:
@@ -65,7 +71,8 @@ async def test_a_change_of_mind_is_found_behind_any_number_of_statements(databas
     """Of a long history too: what the last of its portions says supersedes what the first one said."""
     made = drawer(database)
     (old,) = await keep(Memories(database, None), database, owner, Draft(text="I live in Lyon.", valid_from=at(-9)))
-    facts = [f"My {n}th colleague is called Person{n}." for n in range(2 * PORTION)]
+    facts = [f"My favourite {thing} is number {n}." for n, thing in enumerate(THINGS.split())]
+    assert len(probes(statements([turn(text) for text in facts]))) > MOST_PROBES
     said = [
         turn(text, said_at=at(n))
         for n, text in enumerate(["My name is Ada.", *facts, "I moved to Porto.", "My name is Eva."])
