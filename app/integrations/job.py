@@ -382,18 +382,21 @@ class Job:
         self, connection: asyncpg.Connection, *, total: int = 0, processed: int = 0, memories: int = 0, errors: int = 0
     ) -> None:
         if total or processed or memories or errors:
-            await connection.execute(
+            row = await connection.fetchrow(
                 """UPDATE integrations SET items_total = items_total + $2, items_processed = items_processed + $3,
-                memories_created = memories_created + $4, errors_count = errors_count + $5 WHERE id = $1""",
+                memories_created = memories_created + $4, errors_count = errors_count + $5 WHERE id = $1
+                RETURNING items_total, items_processed, memories_created, errors_count""",
                 self.id,
                 total,
                 processed,
                 memories,
                 errors,
             )
+            if row is not None:
+                self._row = msgspec.structs.replace(self._row, **dict(row))
 
     async def _error(self, connection: asyncpg.Connection, row: Any) -> None:
-        told = await connection.fetchval("SELECT errors_count FROM integrations WHERE id = $1", self.id)
+        told = self._row.errors_count
         if told <= MOST_TOLD:
             await self._tell(connection, "item_error", {"error": item_error(self.id, row)})
         if told == MOST_TOLD:
@@ -484,8 +487,8 @@ class Job:
     ) -> None:
         reason = {"code": code, "message": clean(message)[:LONGEST_REASON], "at": shown(datetime.now(UTC))}
         ended = await connection.execute(
-            """UPDATE integrations SET status = $3, claim = NULL, secret = NULL, estimated_at = NULL,
-            completed_at = clock_timestamp(), failure = $4, errors_count = errors_count + $5,
+            """UPDATE integrations SET status = $3, claim = NULL, claimed_until = NULL, secret = NULL,
+            estimated_at = NULL, completed_at = clock_timestamp(), failure = $4, errors_count = errors_count + $5,
             worked_ms = worked_ms + $6, percentage = CASE WHEN $3 = 'completed' THEN 100 ELSE percentage END
             WHERE id = $1 AND claim = $2 AND status = 'processing'""",
             self.id,

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-import asyncpg
 import msgspec
 
 from app.database import Database
@@ -26,14 +25,11 @@ from app.integrations.job import Item, Job
 from app.integrations.types import Conversation, Message, Unreadable
 from app.memory.categories import categorise
 from app.memory.conversations import turns_with
-from app.memory.drawing import Drawer
+from app.memory.drawing import Drawer, Material
 from app.memory.index import settle
-from app.memory.memories import Memories
 from app.memory.records import lock
 from app.memory.types import Draft, Origin, Turn
 
-VERBATIM = "verbatim"
-"""What memories that were not drawn say of their extractor."""
 LONGEST_ID, LONGEST_TITLE, LONGEST_NAME = 256, 1_000, 200
 
 
@@ -50,11 +46,8 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
 class Store:
     """Where things go. ``stored`` is called when there is something to embed; ``embeds``: somebody will."""
 
-    def __init__(
-        self, database: Database, memories: Memories, drawer: Drawer, stored: Callable[[], None], embeds: bool
-    ) -> None:
+    def __init__(self, database: Database, drawer: Drawer, stored: Callable[[], None], *, embeds: bool) -> None:
         self.database = database
-        self._memories = memories
         self._drawer = drawer
         self._stored = stored
         self._embeds = embeds
@@ -98,20 +91,19 @@ class Store:
         self._stored()
 
     async def text(self, job: Job, item: Item, given: Text) -> None:
-        """Remembers a text as it is."""
+        """Remembers a text as it is. Its vector is made with all others that lack one."""
         categories = given.categories or (await categorise([given.text], None))[0]
-        async with job.transaction() as connection:
-            await lock(connection, job.owner)
-            made = await self._remember(connection, job, item, given, categories)
-            await job.done(connection, item, made)
-        self._stored()
+        draft = Draft(text=given.text, categories=categories, valid_from=given.said_at)
+        await self._remember(job, item, given, Material(extractor="verbatim", drafts=[draft]))
 
     async def facts(self, job: Job, item: Item, given: Text) -> None:
         """Remembers what is drawn from a text, and not the text itself. Raises ExtractionFailed."""
         said_at = given.said_at or datetime.now(UTC)
         key = derived_id("turn", job.id, str(item.position))
         turn = Turn(key=key, role="user", text=given.text, said_at=said_at)
-        material = await self._drawer.read(job.owner.account, job.owner.user, [turn])
+        await self._remember(job, item, given, await self._drawer.read(job.owner.account, job.owner.user, [turn]))
+
+    async def _remember(self, job: Job, item: Item, given: Text, material: Material) -> None:
         async with job.transaction() as connection:
             added = await self._drawer.add(
                 connection,
@@ -123,26 +115,6 @@ class Store:
             )
             await job.done(connection, item, added.new)
         self._stored()
-
-    async def _remember(
-        self, connection: asyncpg.Connection, job: Job, item: Item, given: Text, categories: list[str]
-    ) -> list[str]:
-        draft = Draft(
-            text=given.text,
-            categories=categories,
-            valid_from=given.said_at,
-            metadata=given.metadata | {"integration_id": job.id},
-        )
-        memories = await self._memories.add(
-            connection,
-            job.owner,
-            [draft],
-            origin=Origin(source=given.source or job.platform),
-            extractor=VERBATIM,
-            source_key=f"{job.id} {item.position}",
-            vectors={},  # they are made with all others that lack one
-        )
-        return [memory.id for memory in memories]
 
 
 def snapshot_of(conversation: Conversation) -> bytes:
