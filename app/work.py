@@ -27,6 +27,7 @@ from app.history import uploads
 from app.integrations import store as integrations
 from app.integrations.kinds.chat import Chat
 from app.integrations.kinds.file import File
+from app.integrations.kinds.social import Social
 from app.integrations.kinds.storing import Store
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
@@ -46,6 +47,7 @@ from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
 from app.workers.ingest import Ingest
 from app.workers.integrate import Integrate
+from app.workers.integrate import Kind as IntegrationKind
 from app.workers.loop import GroupConsumer, Handler
 from app.workers.recalling import Recaller
 from app.workers.remember import Bridge
@@ -194,11 +196,7 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     )
     search, extractor = Search(database, embedder), Extractor(model) if model else None
     ingest = Ingest(database, stored=stored, embeds=embedder is not None)
-    drawer = Drawer(database, memories, search, embedder, extractor)
-    store = Store(database, drawer, stored.set, embeds=embedder is not None)
-    integrate = Integrate(
-        database, {"chat": Chat(store), "file": File(store)}, partial(resources.hint, integrations.TOLD_CHANNEL)
-    )
+    integrate = _integrate(resources, Drawer(database, memories, search, embedder, extractor), stored)
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(upkeep.keep_tidy, database, memories, kept),
         ingest.run,
@@ -209,6 +207,23 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     if extractor is not None:
         beside.append(Extraction(lifecycle, database, memories, search, extractor, kept).run)
     return _Memory(bridge, ingest, integrate, beside)
+
+
+def _integrate(resources: Resources, drawer: Drawer, stored: Signal) -> Integrate:
+    """What works on integrations."""
+    store = Store(resources.database, drawer, stored.set, embeds=drawer.embeds)
+    kinds: dict[str, IntegrationKind] = {"chat": Chat(store), "file": File(store), "social": Social(store)}
+    return Integrate(resources.database, kinds, partial(resources.hint, integrations.TOLD_CHANNEL))
+
+
+async def open_integrate(stack: AsyncExitStack, resources: Resources) -> Integrate:
+    """What works on integrations, for a process that does nothing else. Units get their vectors elsewhere."""
+    database = resources.database
+    embedder = await open_matching(database, resources.settings)
+    model = await _memory_model(stack, resources)
+    extractor = Extractor(model) if model else None
+    drawer = Drawer(database, Memories(database, embedder), Search(database, embedder), embedder, extractor)
+    return _integrate(resources, drawer, Signal())
 
 
 async def _stop_on_signal(stop: Callable[[], Any]) -> None:

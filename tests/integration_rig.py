@@ -11,6 +11,7 @@ from app.integrations import store
 from app.integrations.integration import Integration, StatusBody
 from app.integrations.kinds.chat import Chat
 from app.integrations.kinds.file import File
+from app.integrations.kinds.social import Social
 from app.integrations.kinds.storing import Store
 from app.memory.drawing import Drawer
 from app.memory.memories import Memories
@@ -68,7 +69,7 @@ def worker(database: Database) -> Integrate:
     async def told(_: str) -> None:
         return
 
-    return Integrate(database, {"chat": Chat(kept), "file": File(kept)}, told)
+    return Integrate(database, {"chat": Chat(kept), "file": File(kept), "social": Social(kept)}, told)
 
 
 async def status(database: Database, integration: Integration, **wanted: bool) -> StatusBody:

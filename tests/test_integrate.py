@@ -12,15 +12,19 @@ from app.database import Database
 from app.errors import ClaimLost, Conflict, ExtractionFailed, NotFound
 from app.history import chats
 from app.history.search import HistorySearch
+from app.history.snapshot import Snapshot
 from app.integrations import job as jobs
 from app.integrations import store
 from app.integrations.integration import SHARES, STEPS, percentage
 from app.integrations.job import Item, Job, claim
+from app.integrations.kinds.storing import snapshot_of
+from app.integrations.types import Conversation, Message
 from app.memory.listing import page
 from app.memory.search import Search
 from app.memory.types import Filters, Owner
 from tests.documents_rig import pdf
 from tests.integration_rig import FILES, conversation, send, send_chats, status, told, worker
+from tests.social_rig import archive
 
 
 def ignore(_: str) -> None:
@@ -364,3 +368,43 @@ def test_percentages_rise_over_all_steps_to_99(kind: str) -> None:
     found = [percentage(kind, step, share / 10) for step in range(4) for share in range(11)]
     assert found == sorted(found)
     assert (found[0], found[-1], sum(SHARES[kind])) == (0, 99, 100)
+
+
+@pytest.mark.parametrize("name", ["m", "x" * 1_000, "nul\x00", ""])
+async def test_ids_of_any_length_are_kept_apart(name: str) -> None:
+    def said(end: str) -> Message:
+        return Message(id=name + end, role="user", text=f"said {end}", said_at=None, name="x" * 300)
+
+    given = Conversation(id=name, title="t" * 2_000, created_at=None, updated_at=None, messages=[said("1"), said("2")])
+    snapshot = Snapshot(snapshot_of(given))
+    first, second = snapshot
+    assert first.id != second.id
+    assert (first.content, second.content) == ("said 1", "said 2")
+
+
+async def test_an_archive_becomes_memories_of_what_is_stated_and_turns_of_what_was_written(
+    database: Database, owner: Owner
+) -> None:
+    sent = await send(
+        database,
+        owner,
+        "social",
+        "linkedin",
+        {"by": "archive", "memories": True},
+        {"linkedin.zip": archive("linkedin")},
+    )
+    await worker(database).until_idle()
+    body = await status(database, sent, errors=True, logs=True)
+    assert (body.type, body.status, body.progress.percentage) == ("social", "completed", 100)
+    assert body.stats.items_processed == body.stats.items_total > body.stats.errors_count > 0
+    texts = await memories(database, owner)
+    assert any(text.startswith("Position: Lead Engineer at Harbour Ltd") for text in texts)
+    assert "Skills: Welding, Python" in texts
+    found = await HistorySearch(database, Search(database, None)).search(owner, "launch day", limit=5)
+    assert (found.results[0].platform, found.results[0].title) == ("linkedin", "LinkedIn: posts")
+    steps = [event["status"]["progress"]["current_step"] for event in await told(database, sent)]
+    assert list(dict.fromkeys(steps)) == list(STEPS["social"])
+    before = len(texts), await chats.counted(database, owner)
+    await send(database, owner, "social", "linkedin", {"by": "archive"}, {"linkedin.zip": archive("linkedin")})
+    await worker(database).until_idle()
+    assert (len(await memories(database, owner)), await chats.counted(database, owner)) == before

@@ -56,6 +56,8 @@ class Item(msgspec.Struct, kw_only=True):
     payload: bytes = b""
     conversation: str | None = None
     turns: list[int] | None = None
+    through: bool = False
+    """The step it was taken in is done with it."""
 
 
 class New(msgspec.Struct, kw_only=True):
@@ -296,7 +298,7 @@ class Job:
         except Exception:  # one item must not stop the others
             logger.exception("integration.item_broken", integration=self.id, position=item.position)
             await self.fail_item(item, "INTERNAL_ERROR", "It could not be brought: an error of ours, see the log.")
-        if self._left:
+        if self._left and item.through:
             self._left -= 1
 
     async def stored(
@@ -322,6 +324,7 @@ class Job:
             step,
             payload,
         )
+        item.through = step not in (None, self.step)
         await self._processed(connection, item)
 
     async def moved(self, item: Item, payload: bytes, step: int) -> None:
@@ -334,6 +337,7 @@ class Job:
                 payload,
                 step,
             )
+        item.through = True
 
     async def done(self, connection: asyncpg.Connection, item: Item, memory_ids: list[str] | None = None) -> None:
         """Notes, in the transaction that brought it, that an item is brought, and what was learned from it."""
@@ -344,6 +348,7 @@ class Job:
             item.position,
             memory_ids or [],
         )
+        item.through = True
         await self._processed(connection, item)
         await self._count(connection, memories=len(memory_ids or []))
 
@@ -361,9 +366,11 @@ class Job:
             await self._processed(connection, item)
             await self._count(connection, errors=1)
             await self._error(connection, row)
+        item.through = True
         self._told()
 
     async def _drop(self, connection: asyncpg.Connection, item: Item) -> None:
+        item.through = True
         await connection.execute(
             "DELETE FROM integration_items WHERE integration = $1 AND position = $2", self.id, item.position
         )
