@@ -51,6 +51,7 @@ from app.history.search import HistorySearch
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
+from app.memory.drawing import Drawer
 from app.memory.embedding import Embedder
 from app.memory.extract import Extractor
 from app.memory.index import open_matching
@@ -172,7 +173,8 @@ def _memory_handlers(
     database, settings = resources.database, resources.settings
     search, profiles = Search(database, embedder), Profiles(database, memories, model)
     history = HistorySearch(database, search)
-    intake = Intake(database, memories, search, embedder, Extractor(model) if model else None)
+    drawer = Drawer(database, memories, search, embedder, Extractor(model) if model else None)
+    intake = Intake(database, memories, drawer)
     return [
         *MemoryRoutes(database, memories, search, intake, profiles, settings, metrics).handlers(),
         *ProfileRoutes(database, profiles, settings.max_body_bytes).handlers(),

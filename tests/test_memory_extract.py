@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from app.errors import ExtractionFailed
@@ -255,6 +256,25 @@ async def test_what_only_the_assistant_said_is_no_memory(up: Upstream, http: htt
     assert await extractor(up, http, name).extract(said[1:], []) == []
     assert len(up.requests) == 1, "without a turn of the user nobody is asked"
     assert len(await extractor(up, http, name).extract(said, [], user_first=False)) == 2
+
+
+def of_bea(stored: StoredTurn) -> StoredTurn:
+    turn = msgspec.structs.replace(stored.turn, role="user", metadata={"name": "Bea <b>", "mine": False})
+    return msgspec.structs.replace(stored, turn=turn)
+
+
+async def test_other_people_are_shown_by_their_names_and_nothing_is_drawn_from_them(
+    up: Upstream, http: httpx.AsyncClient
+) -> None:
+    name = up.say("a", answer(item("The user owns a boat.", turns=[2]), item("The user lives in Lyon.", turns=[1, 2])))
+    said = turns("I live in Lyon.", "I own a boat.")
+    both = [said[0], of_bea(said[1])]
+    (found,) = await extractor(up, http, name).extract(both, [])
+    assert (found.text, found.turn_keys) == ("The user lives in Lyon.", ["k1"])
+    rows = [(row["role"], row.get("name")) for row in data_of(up, "turns")]
+    assert rows == [("user", None), ("other", "Bea <b>")]
+    assert await extractor(up, http, name).extract(both[1:], [], user_first=False) == []
+    assert len(up.requests) == 1, "where the user says nothing nobody is asked"
 
 
 async def test_secrets_and_repetitions_are_left_out(up: Upstream, http: httpx.AsyncClient) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -209,6 +210,16 @@ async def test_what_the_assistant_said_before_is_not_taken_from_who_repeats_it()
     ]
     assert await draft(turns, None) == []
     assert len(await draft(turns[::-1], None)) == 1
+
+
+async def test_nothing_is_drawn_from_what_other_people_say() -> None:
+    bea = turn("I live in Porto and I own a boat.", key="b")
+    bea = msgspec.structs.replace(bea, metadata={"name": "Bea", "mine": False})
+    assert await draft([bea], None) == []
+    (own,) = await draft([bea, turn("I live in Lyon.")], None)
+    assert (own.text, own.turn_keys) == ("I live in Lyon.", ["k1"])
+    (said_too,) = await draft([bea, turn("I live in Porto and I own a boat.")], None)
+    assert said_too.turn_keys == ["k1"]
 
 
 async def test_ten_turns_about_recalled_memories_make_no_memory() -> None:

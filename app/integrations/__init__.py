@@ -3,7 +3,8 @@
 - `types`: what readers give: conversations, messages, problems.
 - `exports`: readers of chat platforms' exports. `documents`: of pdf, docx, txt, md and html. `social`: of the archives
   of LinkedIn, X and Reddit.
-- `bring`: the way of what was read into the queue of `app.history`.
+- `integration`, `store`, `job`, `watch`: one integration, its rows, the work on it, and those who watch it.
+- `kinds`: what each type does in its steps.
 
 Readers are pure: bytes in, structs out. They open no file, no connection and no database.
 """

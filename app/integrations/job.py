@@ -56,6 +56,8 @@ class Item(msgspec.Struct, kw_only=True):
     payload: bytes = b""
     conversation: str | None = None
     turns: list[int] | None = None
+    through: bool = False
+    """The step it was taken in is done with it."""
 
 
 class New(msgspec.Struct, kw_only=True):
@@ -138,6 +140,12 @@ class Job:
             self._row.step = step
             await self._progress(connection)
         self._told()
+
+    async def is_of(self, platform: str) -> None:
+        """It turned out whose it is."""
+        async with self.transaction(came_on=False) as connection:
+            await connection.execute("UPDATE integrations SET platform = $2 WHERE id = $1", self.id, platform)
+            await self._progress(connection)
 
     def came(self, share: float) -> None:
         """So much of a step that is taken as a whole is done, 0 to 1."""
@@ -290,7 +298,7 @@ class Job:
         except Exception:  # one item must not stop the others
             logger.exception("integration.item_broken", integration=self.id, position=item.position)
             await self.fail_item(item, "INTERNAL_ERROR", "It could not be brought: an error of ours, see the log.")
-        if self._left:
+        if self._left and item.through:
             self._left -= 1
 
     async def stored(
@@ -316,6 +324,7 @@ class Job:
             step,
             payload,
         )
+        item.through = step not in (None, self.step)
         await self._processed(connection, item)
 
     async def moved(self, item: Item, payload: bytes, step: int) -> None:
@@ -328,6 +337,7 @@ class Job:
                 payload,
                 step,
             )
+        item.through = True
 
     async def done(self, connection: asyncpg.Connection, item: Item, memory_ids: list[str] | None = None) -> None:
         """Notes, in the transaction that brought it, that an item is brought, and what was learned from it."""
@@ -338,6 +348,7 @@ class Job:
             item.position,
             memory_ids or [],
         )
+        item.through = True
         await self._processed(connection, item)
         await self._count(connection, memories=len(memory_ids or []))
 
@@ -355,9 +366,11 @@ class Job:
             await self._processed(connection, item)
             await self._count(connection, errors=1)
             await self._error(connection, row)
+        item.through = True
         self._told()
 
     async def _drop(self, connection: asyncpg.Connection, item: Item) -> None:
+        item.through = True
         await connection.execute(
             "DELETE FROM integration_items WHERE integration = $1 AND position = $2", self.id, item.position
         )
@@ -376,18 +389,21 @@ class Job:
         self, connection: asyncpg.Connection, *, total: int = 0, processed: int = 0, memories: int = 0, errors: int = 0
     ) -> None:
         if total or processed or memories or errors:
-            await connection.execute(
+            row = await connection.fetchrow(
                 """UPDATE integrations SET items_total = items_total + $2, items_processed = items_processed + $3,
-                memories_created = memories_created + $4, errors_count = errors_count + $5 WHERE id = $1""",
+                memories_created = memories_created + $4, errors_count = errors_count + $5 WHERE id = $1
+                RETURNING items_total, items_processed, memories_created, errors_count""",
                 self.id,
                 total,
                 processed,
                 memories,
                 errors,
             )
+            if row is not None:
+                self._row = msgspec.structs.replace(self._row, **dict(row))
 
     async def _error(self, connection: asyncpg.Connection, row: Any) -> None:
-        told = await connection.fetchval("SELECT errors_count FROM integrations WHERE id = $1", self.id)
+        told = self._row.errors_count
         if told <= MOST_TOLD:
             await self._tell(connection, "item_error", {"error": item_error(self.id, row)})
         if told == MOST_TOLD:
@@ -478,8 +494,8 @@ class Job:
     ) -> None:
         reason = {"code": code, "message": clean(message)[:LONGEST_REASON], "at": shown(datetime.now(UTC))}
         ended = await connection.execute(
-            """UPDATE integrations SET status = $3, claim = NULL, secret = NULL, estimated_at = NULL,
-            completed_at = clock_timestamp(), failure = $4, errors_count = errors_count + $5,
+            """UPDATE integrations SET status = $3, claim = NULL, claimed_until = NULL, secret = NULL,
+            estimated_at = NULL, completed_at = clock_timestamp(), failure = $4, errors_count = errors_count + $5,
             worked_ms = worked_ms + $6, percentage = CASE WHEN $3 = 'completed' THEN 100 ELSE percentage END
             WHERE id = $1 AND claim = $2 AND status = 'processing'""",
             self.id,
@@ -491,6 +507,14 @@ class Job:
         )
         _must_hold(ended)
         await self._tell(connection, status)
+
+    async def let_go(self) -> None:
+        """Lets another go on at once, where it has not ended."""
+        await self.database.execute(
+            "UPDATE integrations SET claim = NULL, claimed_until = NULL WHERE id = $1 AND claim = $2",
+            self.id,
+            self._claim,
+        )
 
     async def give_back(self) -> None:
         """Something it needs does not answer: it is tried again later, or given up."""

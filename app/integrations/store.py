@@ -287,8 +287,8 @@ async def cancel(database: Database, integration: Integration) -> Integration:
     """Ends it; what was brought stays. From the answer on nothing more is. Raises Conflict when it ended otherwise."""
     async with database.transaction() as connection:
         ended = await connection.execute(
-            """UPDATE integrations SET status = 'cancelled', claim = NULL, secret = NULL, estimated_at = NULL,
-            completed_at = now() WHERE id = $1 AND status IN ('pending', 'processing')""",
+            """UPDATE integrations SET status = 'cancelled', claim = NULL, claimed_until = NULL, secret = NULL,
+            estimated_at = NULL, completed_at = now() WHERE id = $1 AND status IN ('pending', 'processing')""",
             integration.id,
         )
         if ended == "UPDATE 1":

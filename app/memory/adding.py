@@ -72,12 +72,13 @@ async def add(
     *,
     origin: Origin,
     extractor: str,
-) -> list[Memory]:
-    """`Memories.add` of drafts by their memory ids, with the vectors of their texts as far as there are any."""
+) -> tuple[list[Memory], list[str]]:
+    """`Memories.make` of drafts by their memory ids, with the vectors of their texts as far as there are any."""
     await lock(connection, owner)
     known = set(drafts) - set(await unknown(connection, owner, drafts))
     gone = await forgotten(connection, owner, [key for draft in drafts.values() for key in draft.turn_keys])
     merged: dict[str, str] = {}
+    new: list[str] = []
     changed = False
     for key, draft in drafts.items():
         if key in known or gone & set(draft.turn_keys):
@@ -90,10 +91,10 @@ async def add(
         else:
             memory = await _insert(connection, owner, key, draft, replaced, origin, extractor)
             await index_memories(connection, owner, [memory], vectors, new=True)  # the next draft may be its twin
-            changed = True
-    if changed:
+            new.append(key)
+    if changed or new:
         await touch(connection, owner)
-    return await _read(connection, owner, list(drafts))
+    return await _read(connection, owner, list(drafts)), new
 
 
 async def _read(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> list[Memory]:

@@ -327,6 +327,16 @@ async def turns_of(
     return [to_turn(row) for row in rows]
 
 
+async def turns_with(rows: Any, owner: Owner, ids: Sequence[int]) -> list[StoredTurn]:
+    """The owner's turns with these row ids that are still there, in their order."""
+    found = await rows.fetch(
+        f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.id = ANY($2) ORDER BY t.position, t.id",  # noqa: S608
+        owner.id,
+        list(ids),
+    )
+    return [to_turn(row) for row in found]
+
+
 def to_turn(row: asyncpg.Record, *, new: bool = False) -> StoredTurn:
     """A row of `TURN_COLUMNS`."""
     turn = Turn(

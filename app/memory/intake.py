@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -25,30 +25,18 @@ import msgspec
 from app import ids
 from app.database import Database
 from app.errors import Conflict, ExtractionFailed, NotFound, UpstreamFailed
-from app.memory import rules
-from app.memory.categories import categorise
 from app.memory.conversations import NewTurns, conversation_id, ensure_owner, find_owner, keyed, store_turns
-from app.memory.drawing import draw
-from app.memory.embedding import Embedder
-from app.memory.extract import Extractor
-from app.memory.index import Vectors, vectors_for
+from app.memory.drawing import Drawer, ExtractorName, Material
 from app.memory.memories import Memories
 from app.memory.recall import without_recalled
 from app.memory.records import lock
-from app.memory.rules import Statement
-from app.memory.search import Search
-from app.memory.types import Draft, Memory, Origin, Owner, StoredTurn, Turn
+from app.memory.types import Memory, Origin, Owner, Turn
 
 PLATFORM = "memories"
 """Of the conversations stored here: an asynchronous message's own turns stay apart from what was posted again."""
 KEPT = "24 hours"
 CLEARED = 100
 """Notes that are older, removed with each new one."""
-CONTEXT = 12
-"""Existing memories that a model is shown, nearest first."""
-QUERY_CHARACTERS = 2_000
-
-ExtractorName = Literal["model", "rules", "verbatim"]
 
 
 class Once(msgspec.Struct, frozen=True):
@@ -96,35 +84,13 @@ class Record(msgspec.Struct):
     conversation: str | None
 
 
-class _Material(msgspec.Struct, kw_only=True):
-    """What memories are made of: drafts, or statements that the storing transaction draws from."""
-
-    extractor: ExtractorName
-    drafts: list[Draft] = []
-    said: list[Statement] = []
-    categories: list[list[str]] = []
-
-    @property
-    def texts(self) -> list[str]:
-        return [draft.text.strip() for draft in self.drafts] + [one.text for one in self.said]
-
-
 class Intake:
-    """Makes memories on request. Without an ``extractor`` the rules draw them."""
+    """Makes memories on request."""
 
-    def __init__(
-        self,
-        database: Database,
-        memories: Memories,
-        search: Search,
-        embedder: Embedder | None,
-        extractor: Extractor | None = None,
-    ) -> None:
+    def __init__(self, database: Database, memories: Memories, drawer: Drawer) -> None:
         self._db = database
         self._memories = memories
-        self._search = search
-        self._embedder = embedder
-        self._extractor = extractor
+        self._drawer = drawer
 
     async def take(self, given: Given) -> Taken:
         """Stores and remembers. Raises Conflict for a used key with another body, UpstreamFailed, Unavailable."""
@@ -133,51 +99,26 @@ class Intake:
         source = _source(given)
         name = given.origin.thread_id or source
         turns = _turns(given, conversation_id(Owner(0, given.account, given.user), PLATFORM, name))
-        source_of = self._draw if given.infer else self._verbatim
-        material = await source_of(given, turns)
-        vectors = await vectors_for(self._embedder, material.texts)
+        material = await self._draw(given, turns)
         async with self._db.transaction() as connection:
             if given.once is not None and not await _claim(connection, given, given.once):
                 record = await self._noted(connection, given, given.once)
             else:
                 record = None
-                taken = await self._store(connection, given, name, source, turns, material, vectors)
+                taken = await self._store(connection, given, name, source, turns, material)
         return await self._again(given, record) if record is not None else taken
 
-    async def _draw(self, given: Given, turns: list[Turn]) -> _Material:
-        """What is new in these turns, read by a model or left for the rules."""
+    async def _draw(self, given: Given, turns: list[Turn]) -> Material:
+        """What is new in these turns, or each text as it came."""
+        if not given.infer:
+            return await self._drawer.verbatim([text for _, text in given.said], given.said_at)
         owner = await find_owner(self._db, given.account, given.user)
-        fresh = await self._fresh(owner, turns)
-        if self._extractor is None:
-            said = rules.statements(fresh)
-            categories = await categorise([one.text for one in said], self._embedder)
-            return _Material(extractor="rules", said=said, categories=categories)
-        existing = await self._existing(owner, fresh)
         try:
-            stored = [StoredTurn(id=0, turn=turn, new=True) for turn in fresh]
-            return _Material(extractor="model", drafts=await self._extractor.extract(stored, existing))
+            return await self._drawer.read(given.account, given.user, await self._fresh(owner, turns))
         except ExtractionFailed as error:
             raise UpstreamFailed(
                 f"no memories could be drawn, and nothing was stored: {error}", code="EXTRACTION_FAILED"
             ) from error
-
-    async def _verbatim(self, given: Given, _: list[Turn]) -> _Material:
-        """Each text as it came."""
-        texts = [text for _, text in given.said]
-        named = await categorise(texts, self._embedder)
-        drafts = [
-            Draft(text=text, categories=categories, valid_from=given.said_at)
-            for text, categories in zip(texts, named, strict=True)
-        ]
-        return _Material(extractor="verbatim", drafts=drafts)
-
-    async def _existing(self, owner: Owner | None, fresh: list[Turn]) -> list[Memory]:
-        """Memories near to what was said, which a draft may repeat or supersede."""
-        said = "\n".join(turn.text for turn in fresh if turn.role == "user")[-QUERY_CHARACTERS:]
-        if owner is None or not said:
-            return []
-        found = await self._search.search(owner, said, limit=CONTEXT, kinds=frozenset({"memory"}))
-        return [hit.memory for hit in found.hits if hit.memory is not None]
 
     async def _fresh(self, owner: Owner | None, turns: list[Turn]) -> list[Turn]:
         """Those neither stored nor forgotten."""
@@ -199,40 +140,28 @@ class Intake:
         name: str,
         source: str,
         turns: list[Turn],
-        material: _Material,
-        vectors: Vectors,
+        material: Material,
     ) -> Taken:
         owner = await ensure_owner(connection, given.account, given.user)
         await lock(connection, owner)
-        conversation, origin, drafts, extractor = None, given.origin, material.drafts, material.extractor
-        if material.said:
-            drafts = await draw(connection, owner, material.said, material.categories)
+        conversation, origin = None, given.origin
         if given.infer:
             said = NewTurns(owner=owner, platform=PLATFORM, external_id=name, turns=turns, origin=origin)
             conversation, [stored] = said.conversation, await store_turns(connection, [said])
-            new = {one.turn.key for one in stored if one.new}
-            drafts = _of(drafts, new)
+            material = material.only([one.turn.key for one in stored if one.new])
             origin = msgspec.structs.replace(origin, conversation=conversation)
-        if given.metadata:
-            drafts = [msgspec.structs.replace(d, metadata=given.metadata | d.metadata) for d in drafts]
-        memories = await self._memories.add(
-            connection,
-            owner,
-            drafts,
-            origin=origin,
-            extractor=extractor,
-            source_key=conversation or source,
-            vectors=vectors,
+        added = await self._drawer.add(
+            connection, owner, material, origin=origin, source_key=conversation or source, metadata=given.metadata
         )
         if given.once is not None:
-            record = Record([memory.id for memory in memories], extractor, conversation)
+            record = Record([memory.id for memory in added.memories], material.extractor, conversation)
             await connection.execute(
                 "UPDATE memory_creations SET record = $3 WHERE account = $1 AND key_hash = $2",
                 given.account,
                 given.once.key_hash,
                 msgspec.json.encode(record).decode(),
             )
-        return Taken(memories=memories, extractor=extractor, conversation=conversation)
+        return Taken(memories=added.memories, extractor=material.extractor, conversation=conversation)
 
     async def _noted(self, where: Database | asyncpg.Connection, given: Given, once: Once) -> Record | None:
         """What was made under this key within the day. Raises Conflict when that was with another body."""
@@ -275,12 +204,6 @@ async def _claim(connection: asyncpg.Connection, given: Given, once: Once) -> bo
         once.body_hash,
     )
     return bool(made)
-
-
-def _of(drafts: list[Draft], new: set[str]) -> list[Draft]:
-    """The drafts of new turns; all of them, but for a twin of this request that was quicker."""
-    kept = [draft for draft in drafts if not draft.turn_keys or new.intersection(draft.turn_keys)]
-    return kept if len(kept) == len(drafts) else [msgspec.structs.replace(d, supersedes_draft=None) for d in kept]
 
 
 def _source(given: Given) -> str:

@@ -28,7 +28,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memories:
-    """The memories of one database. Every method but `add` raises `Unavailable` when the server does not serve."""
+    """The memories of one database. All but `add` and `make` raise `Unavailable` when the server does not serve."""
 
     def __init__(self, database: Database, embedder: Embedder | None) -> None:
         self._db = database
@@ -53,9 +53,26 @@ class Memories:
         (a message, a request). A draft that says what is remembered already is merged into that memory and left out of
         the answer, as are deleted ones. Raises ValidationFailed for a draft that no memory can be.
         """
+        memories, _ = await self.make(
+            connection, owner, drafts, origin=origin, extractor=extractor, source_key=source_key, vectors=vectors
+        )
+        return memories
+
+    async def make(
+        self,
+        connection: asyncpg.Connection,
+        owner: Owner,
+        drafts: list[Draft],
+        *,
+        origin: Origin,
+        extractor: str,
+        source_key: str,
+        vectors: Vectors | None = None,
+    ) -> tuple[list[Memory], list[str]]:
+        """`add`, with the ids of those that this call made."""
         wanted = adding.distinct(owner, drafts, source_key)
         if not wanted:
-            return []
+            return [], []
         if vectors is None:
             new = await adding.unknown(connection, owner, wanted)
             vectors = await self._vectors([wanted[key].text for key in new])

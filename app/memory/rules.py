@@ -2,9 +2,9 @@
 
 Choices:
 
-1. Only user turns are read. What the assistant said before is not taken from the user who repeats it, recalled blocks
-   are no words of anybody (`recall.without_recalled`), and what is already remembered is not drafted again: a
-   conversation about memories makes no memories.
+1. Only turns of the user's own are read. What the assistant said before is not taken from the user who repeats it,
+   recalled blocks are no words of anybody (`recall.without_recalled`), and what is already remembered is not drafted
+   again: a conversation about memories makes no memories.
 2. A draft is one sentence as it was written, without pronouns resolved or tenses changed: never false.
 3. `existing` matters only for what is obviously superseded (`slots`), and for repetitions. `probes` says what to search
    for to have the right ones at hand.
@@ -115,6 +115,8 @@ def statements(turns: list[Turn]) -> list[Statement]:
     for turn in turns:
         if turn.role == "assistant":
             assistant |= {normal(sentence) for sentence in sentences(turn.text)}
+            continue
+        if not turn.own:
             continue
         texts = [text for text in own_sentences(turn.text) if is_statement(text)]
         for text in texts[:MOST_PER_TURN]:

@@ -53,6 +53,11 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     external_id: str | None = None
     metadata: dict[str, Any] = {}
 
+    @property
+    def own(self) -> bool:
+        """Whether they are the owner's words: no model's, and of no other person in a chat between people."""
+        return self.role == "user" and self.metadata.get("mine") is not False
+
 
 class StoredTurn(msgspec.Struct, frozen=True, kw_only=True):
     """A turn with its row id; ``new`` when this call stored it."""

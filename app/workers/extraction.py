@@ -228,7 +228,7 @@ class Extraction:
         return Read(wanted, max((one.id for one in turns), default=claim.done_to))
 
     async def _existing(self, owner: Owner, turns: list[StoredTurn]) -> list[Memory]:
-        query = "\n".join(one.turn.text for one in turns if one.turn.role == "user")[-QUERY_CHARACTERS:]
+        query = "\n".join(one.turn.text for one in turns if one.turn.own)[-QUERY_CHARACTERS:]
         if not query:
             return []
         found = await self._search.search(owner, query, limit=EXISTING, kinds=frozenset({"memory"}))

@@ -18,6 +18,7 @@ Choices:
    and, while messages come one after the other, also what users say are stored and found by their words first;
    `upkeep.keep_embedded` follows, as slowly as the streams need it to.
 5. A message that the caller does not want remembered leaves no row at all.
+6. Rules draw as `drawing.Drawer` has them do, but for a batch: the texts of all its messages are embedded in one call.
 """
 
 from __future__ import annotations
