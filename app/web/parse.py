@@ -76,12 +76,29 @@ class Body:
         piece: bytes = message.get("body", b"")
         return piece
 
+    async def whole(self) -> bytes | bytearray:
+        """All of it, held once. What is too much is not kept."""
+        body: bytes | bytearray = b""
+        try:
+            async for piece in self:
+                if not body:
+                    body = piece
+                else:
+                    body = bytearray(body) if isinstance(body, bytes) else body
+                    body += piece
+        except PayloadTooLarge:
+            body = b""
+            await self.drain()
+            raise
+        return body
+
     async def drain(self) -> None:
         """Reads and drops the rest, within bounds: a client that is still sending reads no answer."""
         left = self._limit * DRAIN_TIMES
         with anyio.move_on_after(DRAIN_S), suppress(BadRequest):
             while self._more and left > 0:
                 left -= len(await self._next())
+        self._more = False
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -90,21 +107,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def read_large_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
-    """The request's body, held once. Raises as iterating a `Body` does, without keeping what is too much."""
-    coming = Body(scope, receive, limit)
-    body: bytes | bytearray = b""
-    try:
-        async for piece in coming:
-            if not body:
-                body = piece
-            else:
-                body = bytearray(body) if isinstance(body, bytes) else body
-                body += piece
-    except PayloadTooLarge:
-        body = b""
-        await coming.drain()
-        raise
-    return body
+    """The request's body, held once. Raises as a `Body` does."""
+    return await Body(scope, receive, limit).whole()
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
