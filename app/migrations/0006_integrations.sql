@@ -84,3 +84,7 @@ CREATE TABLE integration_events (
     at          timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (integration, seq)
 );
+
+-- told: a hash of a memory's words without fillers, by which those that may say the same are found; NULL of older ones.
+ALTER TABLE memories ADD COLUMN told text;
+CREATE INDEX memories_by_words ON memories (owner, told) WHERE deleted_at IS NULL AND valid_to IS NULL;
