@@ -27,6 +27,7 @@ from app.history import uploads
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
+from app.memory.drawing import Drawer
 from app.memory.extract import Extractor
 from app.memory.index import open_matching
 from app.memory.memories import Memories
@@ -175,15 +176,11 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     memories = Memories(database, embedder)
     kept = Remembered(database, memories)
     stored = Signal()
-    bridge = Bridge(
-        lifecycle,
-        database,
-        memories,
-        embedder,
-        debounce_s=settings.memory_debounce_s if model else None,
-        stored=stored,
-    )
-    ingest = Ingest(database, stored=stored, embeds=embedder is not None)
+    search = Search(database, embedder)
+    drawer = Drawer(database, memories, search, embedder)
+    debounce_s = settings.memory_debounce_s if model else None
+    bridge = Bridge(lifecycle, database, memories, embedder, debounce_s=debounce_s, stored=stored)
+    ingest = Ingest(database, stored=stored, embeds=embedder is not None, drawer=drawer, debounce_s=debounce_s)
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(upkeep.keep_tidy, database, memories, kept),
         ingest.run,
@@ -191,7 +188,6 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     if embedder is not None:
         beside.append(partial(upkeep.keep_embedded, database, embedder, stored, upkeep.Machine()))
     if model is not None:
-        search = Search(database, embedder)
         beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)
     return _Memory(bridge, ingest, beside)
 

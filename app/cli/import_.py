@@ -74,7 +74,7 @@ async def _import(
                 for file in files:
                     task = progress.add_task(file.name, total=None)
                     await bring_file(database, found, user, file, platform, me, brought, progress, task)
-                await _store(database, progress)
+                await _store(database, progress, there.memory_debounce_s if there.memory_model else None)
             await _count(database, found, user, brought)
             return brought
 
@@ -114,9 +114,9 @@ async def bring_file(
     progress.update(task, total=max(1, len(brought.conversations)), completed=len(brought.conversations))
 
 
-async def _store(database: Database, progress: Progress) -> None:
+async def _store(database: Database, progress: Progress, debounce_s: float | None) -> None:
     """Stores what waits, beside whoever else does: a running Reprise, or another import."""
-    worker = Ingest(database, stored=Signal(), embeds=True)
+    worker = Ingest(database, stored=Signal(), embeds=True, debounce_s=debounce_s)
     waiting = int(await database.fetchval("SELECT count(*) FROM uploads"))
     task = progress.add_task("storing", total=waiting)
     while waiting:
