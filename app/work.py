@@ -188,17 +188,12 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     memories = Memories(database, embedder)
     kept = Remembered(database, memories)
     stored = Signal()
-    bridge = Bridge(
-        lifecycle,
-        database,
-        memories,
-        embedder,
-        debounce_s=settings.memory_debounce_s if model else None,
-        stored=stored,
-    )
     search, extractor = Search(database, embedder), Extractor(model) if model else None
-    ingest = Ingest(database, stored=stored, embeds=embedder is not None)
-    integrate = await _integrate(stack, resources, Drawer(database, memories, search, embedder, extractor), stored)
+    debounce_s = settings.memory_debounce_s if model else None
+    bridge = Bridge(lifecycle, database, memories, embedder, debounce_s=debounce_s, stored=stored)
+    drawer = Drawer(database, memories, search, embedder, extractor)
+    ingest = Ingest(database, stored=stored, embeds=embedder is not None, drawer=drawer, debounce_s=debounce_s)
+    integrate = await _integrate(stack, resources, drawer, stored)
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(upkeep.keep_tidy, database, memories, kept),
         ingest.run,

@@ -29,8 +29,9 @@ def test_what_a_failure_was_about_is_in_no_log_line(monkeypatch: pytest.MonkeyPa
     def fail(said: str) -> None:
         raise ZeroDivisionError
 
+    words = " ".join(["my", "secret", "words"])  # the line of code is printed
     try:
-        fail("my secret words")
+        fail(words)
     except ZeroDivisionError:
         structlog.get_logger("test").exception("it.failed")
     written = raw.getvalue()

@@ -49,13 +49,13 @@ logger = structlog.get_logger(__name__)
 
 
 class Item(msgspec.Struct, kw_only=True):
-    """One thing to be brought. ``turns``: what an earlier part of the work stored of it, None for nothing."""
+    """One thing to be brought. ``turns``: keys of what an earlier part of the work stored of it, None for nothing."""
 
     position: int
     item_id: str
     payload: bytes = b""
     conversation: str | None = None
-    turns: list[int] | None = None
+    turns: list[str] | None = None
     through: bool = False
     """The step it was taken in is done with it."""
 
@@ -305,7 +305,7 @@ class Job:
         self,
         connection: asyncpg.Connection,
         item: Item,
-        turns: list[int],
+        turns: list[str],
         conversation: str | None,
         *,
         made: bool,
