@@ -47,6 +47,8 @@ COLUMNS = ", ".join(
 )
 """The columns of ``integrations i JOIN owners o`` that make an `Integration`."""
 RECEIVING_KEPT, EVENTS_KEPT = "1 hour", "7 days"
+IDEMPOTENCY = "24 hours"
+LAST_SEQ = 2**63 - 1
 LEARNED = 20
 """Memories shown with an integration, newest first."""
 
@@ -66,10 +68,17 @@ class Receiving:
 
     def __init__(self, database: Database, integration_id: str) -> None:
         self.id = integration_id
+        self.names: list[str] = []
+        """Of the files that were begun."""
         self._database = database
-        self._files = 0
         self._parts = 0
         self._held = bytearray()
+
+    async def belongs_to(self, account: str, user: str) -> None:
+        """It is this user's: who sends a form may say whose it is after its files."""
+        async with self._database.transaction() as connection:
+            owner = await ensure_owner(connection, account, user)
+            await connection.execute("UPDATE integrations SET owner = $2 WHERE id = $1", self.id, owner.id)
 
     async def file(self, name: str) -> None:
         """Begins the next file."""
@@ -77,10 +86,11 @@ class Receiving:
         await self._database.execute(
             "INSERT INTO integration_files (integration, file, name) VALUES ($1, $2, $3)",
             self.id,
-            self._files,
+            len(self.names),
             clean(name),
         )
-        self._files, self._parts = self._files + 1, 0
+        self.names.append(name)
+        self._parts = 0
 
     async def write(self, data: bytes | memoryview) -> None:
         """Adds to the file that was begun last. Written in parts: a large file is never held whole."""
@@ -104,6 +114,14 @@ class Receiving:
         """
         await self._flush()
         async with self._database.transaction() as connection:
+            if once is not None:
+                await connection.execute(
+                    f"""UPDATE integrations SET key_hash = NULL, body_hash = NULL
+                    WHERE owner = (SELECT owner FROM integrations WHERE id = $1) AND key_hash = $2
+                    AND created_at < now() - interval '{IDEMPOTENCY}'""",  # noqa: S608 - constants
+                    self.id,
+                    once[0],
+                )
             try:
                 async with connection.transaction():
                     await connection.execute(
@@ -114,7 +132,7 @@ class Receiving:
                         platform,
                         _json(request),
                         name and clean(name),
-                        secret and _json(secret),
+                        _json(secret) if secret else None,
                         *(once or (None, None)),
                     )
             except asyncpg.UniqueViolationError:
@@ -144,7 +162,7 @@ class Receiving:
             await self._database.execute(
                 "INSERT INTO integration_parts (integration, file, part, data) VALUES ($1, $2, $3, $4)",
                 self.id,
-                self._files - 1,
+                len(self.names) - 1,
                 self._parts,
                 held,
             )
@@ -277,7 +295,7 @@ async def events(database: Database, integration_id: str, after: int, limit: int
         """SELECT seq, type, data::text AS data FROM integration_events WHERE integration = $1 AND seq > $2
         ORDER BY seq LIMIT $3""",
         integration_id,
-        after,
+        min(after, LAST_SEQ),
         limit,
     )
     return [Event(row["seq"], row["type"], row["data"]) for row in rows]
@@ -341,7 +359,7 @@ async def retry(database: Database, integration: Integration, secret: dict[str, 
             percentage(found.type, step, 0.0 if whole else 1 - left),
             len(again),
             len(again) + whole,
-            secret and _json(secret),
+            _json(secret) if secret else None,
         )
         return await tell(connection, integration.id, "progress")
 

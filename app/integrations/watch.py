@@ -79,39 +79,53 @@ class Watcher:
 
     def __init__(self, hub: Hub, integration: Integration, cursor: int) -> None:
         self.id = integration.id
+        self.account = integration.account
         self.bell = Bell()
         self.over = False
         self.ended = False
         """The last event was given; else the integration is gone, or the process stops."""
         self._hub = hub
-        self._account = integration.account
         self._cursor = cursor
+        self._ahead = cursor > integration.last_seq
+        self._began = False
 
     async def read(self) -> list[Event | Gap]:
         """The next events, waiting for one; none when it is over. Raises Unavailable."""
+        while not (found := await self.look()) and not self.over:
+            await self.wait()
+        return found
+
+    async def look(self) -> list[Event | Gap]:
+        """The next events that are there; none when there are none now, or when it is over. Raises Unavailable."""
         while not (self.over or self._hub.draining):
             found = await store.events(self._hub.database, self.id, self._cursor, BATCH)
-            if found:
-                gap = Gap(self._cursor, found[0].seq, found[-1].seq) if found[0].seq > self._cursor + 1 else None
-                self._cursor = found[-1].seq
-                return [gap, *found] if gap else list(found)
+            if found and (self._began or found[0].seq == self._cursor + 1):
+                return self._given(found)
             try:
-                integration = await store.find(self._hub.database, self.id, account=self._account)
+                integration = await store.find(self._hub.database, self.id, account=self.account)
             except NotFound:
                 break
-            if integration.last_seq > self._cursor:
-                continue
-            if integration.final:
-                if self._cursor == integration.last_seq:
-                    self.ended = True
-                    break
-                gap = Gap(self._cursor, 1, integration.last_seq)
-                self._cursor = 0
-                return [gap]
-            with anyio.move_on_after(LOOK_S):
-                await self.bell.wait()
+            if not found and integration.last_seq > self._cursor:
+                continue  # it came meanwhile
+            if not found and not integration.final:
+                return []
+            if not found and self._cursor == integration.last_seq and not self._ahead:
+                self.ended = True
+                break
+            found = found or await store.events(self._hub.database, self.id, 0, BATCH)
+            if found:
+                return [Gap(self._cursor, found[0].seq, integration.last_seq), *self._given(found)]
         self.over = True
         return []
 
+    async def wait(self) -> None:
+        """Returns when there may be something, or after `LOOK_S`."""
+        with anyio.move_on_after(LOOK_S):
+            await self.bell.wait()
+
     def close(self) -> None:
         self._hub.part(self)
+
+    def _given(self, found: list[Event]) -> list[Event | Gap]:
+        self._cursor, self._ahead, self._began = found[-1].seq, False, True
+        return list(found)
