@@ -31,8 +31,8 @@ from app.integrations.types import Problem
 from app.memory.records import clean
 from app.memory.types import Owner
 
-LEASE_S = 10.0
-RENEW_S = 2.5
+LEASE_S = 6.0
+RENEW_S = 1.5
 TICK_S = 0.5
 TOLD_S = 0.95
 TRIES = 5
