@@ -25,6 +25,7 @@ from app.chat.liveness import Heart, Sweeper
 from app.errors import StartFailed
 from app.history import uploads
 from app.integrations import store as integrations
+from app.integrations.kinds.api import Api
 from app.integrations.kinds.chat import Chat
 from app.integrations.kinds.file import File
 from app.integrations.kinds.social import Social
@@ -38,6 +39,7 @@ from app.memory.index import open_matching
 from app.memory.memories import Memories
 from app.memory.remembered import Remembered
 from app.memory.search import Search
+from app.outbound import open_outbound
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
@@ -186,17 +188,12 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     memories = Memories(database, embedder)
     kept = Remembered(database, memories)
     stored = Signal()
-    bridge = Bridge(
-        lifecycle,
-        database,
-        memories,
-        embedder,
-        debounce_s=settings.memory_debounce_s if model else None,
-        stored=stored,
-    )
     search, extractor = Search(database, embedder), Extractor(model) if model else None
-    ingest = Ingest(database, stored=stored, embeds=embedder is not None)
-    integrate = _integrate(resources, Drawer(database, memories, search, embedder, extractor), stored)
+    debounce_s = settings.memory_debounce_s if model else None
+    bridge = Bridge(lifecycle, database, memories, embedder, debounce_s=debounce_s, stored=stored)
+    drawer = Drawer(database, memories, search, embedder, extractor)
+    ingest = Ingest(database, stored=stored, embeds=embedder is not None, drawer=drawer, debounce_s=debounce_s)
+    integrate = await _integrate(stack, resources, drawer, stored)
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(upkeep.keep_tidy, database, memories, kept),
         ingest.run,
@@ -209,10 +206,22 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     return _Memory(bridge, ingest, integrate, beside)
 
 
-def _integrate(resources: Resources, drawer: Drawer, stored: Signal) -> Integrate:
+async def _integrate(stack: AsyncExitStack, resources: Resources, drawer: Drawer, stored: Signal) -> Integrate:
     """What works on integrations."""
+    settings = resources.settings
+    outbound = await stack.enter_async_context(open_outbound(allow_private=settings.allow_private_addresses))
     store = Store(resources.database, drawer, stored.set, embeds=drawer.embeds)
-    kinds: dict[str, IntegrationKind] = {"chat": Chat(store), "file": File(store), "social": Social(store)}
+    bases = {
+        "linkedin": settings.linkedin_api_base,
+        "twitter": settings.twitter_api_base,
+        "reddit": settings.reddit_api_base,
+    }
+    kinds: dict[str, IntegrationKind] = {
+        "chat": Chat(store),
+        "file": File(store),
+        "social": Social(store, outbound, bases),
+        "api": Api(store, outbound, settings.max_ingest_bytes),
+    }
     return Integrate(resources.database, kinds, partial(resources.hint, integrations.TOLD_CHANNEL))
 
 
@@ -223,7 +232,7 @@ async def open_integrate(stack: AsyncExitStack, resources: Resources) -> Integra
     model = await _memory_model(stack, resources)
     extractor = Extractor(model) if model else None
     drawer = Drawer(database, Memories(database, embedder), Search(database, embedder), embedder, extractor)
-    return _integrate(resources, drawer, Signal())
+    return await _integrate(stack, resources, drawer, Signal())
 
 
 async def _stop_on_signal(stop: Callable[[], Any]) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import msgspec
 
 from app.database import Database
 from app.integrations import store
 from app.integrations.integration import Integration, StatusBody
+from app.integrations.kinds.api import Api
 from app.integrations.kinds.chat import Chat
 from app.integrations.kinds.file import File
 from app.integrations.kinds.social import Social
 from app.integrations.kinds.storing import Store
+from app.integrations.social.api.types import Pauses
 from app.memory.drawing import Drawer
 from app.memory.memories import Memories
 from app.memory.search import Search
 from app.memory.types import Owner
+from app.outbound import Outbound
 from app.workers.integrate import Integrate
 
 CHATS = {"form": "chat_data", "me": None, "zone": None, "memories": True}
@@ -60,8 +64,10 @@ def conversation(name: str, *said: str) -> dict[str, Any]:
     return {"id": name, "title": f"About {name}", "messages": messages}
 
 
-def worker(database: Database) -> Integrate:
-    """The background process's worker, without an embedder or model."""
+def worker(
+    database: Database, outbound: Outbound | None = None, bases: dict[str, str] | None = None, sleep: Any = anyio.sleep
+) -> Integrate:
+    """The background process's worker, without an embedder or model. ``outbound`` for those that ask others."""
     memories = Memories(database, None)
     drawer = Drawer(database, memories, Search(database, None), None)
     kept = Store(database, drawer, lambda: None, embeds=False)
@@ -69,7 +75,14 @@ def worker(database: Database) -> Integrate:
     async def told(_: str) -> None:
         return
 
-    return Integrate(database, {"chat": Chat(kept), "file": File(kept), "social": Social(kept)}, told)
+    out: Any = outbound
+    kinds: dict[str, Any] = {
+        "chat": Chat(kept),
+        "file": File(kept),
+        "social": Social(kept, out, bases or {}, Pauses(sleep=sleep)),
+        "api": Api(kept, out, 1_000_000, (0.01, 0.01)),
+    }
+    return Integrate(database, kinds, told)
 
 
 async def status(database: Database, integration: Integration, **wanted: bool) -> StatusBody:

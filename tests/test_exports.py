@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from app.integrations.exports import zips
+from app.integrations import zips
 from app.integrations.exports.reader import PLATFORMS, detect, read_export
 from app.integrations.types import Conversation, Message, Problem, Unreadable
 from tests import export_people
@@ -191,23 +191,21 @@ def test_what_is_no_export_is_not_detected():
         assert detect(data) is None
 
 
-def test_a_zip_that_says_it_is_small_is_counted_while_unpacked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(zips, "RATIO_FREE_BYTES", 1000)
-    monkeypatch.setattr(zips, "RATIO", 10)
-    bomb = zipped({"conversations.json": b"[" + b" " * 10_000_000 + b"]"})
+def test_a_zip_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch):
+    bomb = zipped({"conversations.json": b"[" + b" " * 20_000_000 + b"]"})
     assert refused("chatgpt", bomb).code == "TOO_LARGE"
     monkeypatch.setattr(zips, "RATIO_FREE_BYTES", 100_000_000)
-    monkeypatch.setattr(zips, "MEMBER_BYTES", 1_000_000)
+    monkeypatch.setattr(zips, "MAX_ENTRY_BYTES", 1_000_000)
     assert refused("chatgpt", bomb).code == "TOO_LARGE"
-    monkeypatch.setattr(zips, "MEMBERS", 0)
-    assert refused("chatgpt", bomb).code == "TOO_MANY_FILES"
+    monkeypatch.setattr(zips, "MAX_ENTRIES", 0)
+    assert refused("chatgpt", zipped({"conversations.json": samples.chatgpt()})).code == "TOO_LARGE"
 
 
-def test_members_together_have_a_bound(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(zips, "TOTAL_BYTES", int(len(samples.chatgpt()) * 1.5))
-    data = zipped({f"conversations-{n}.json": samples.chatgpt() for n in range(3)})
+def test_files_that_are_too_large_are_problems_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(zips, "MAX_ENTRY_BYTES", len(samples.chatgpt()))
+    data = zipped({"conversations-1.json": samples.chatgpt(), "conversations-2.json": samples.chatgpt() + b" "})
     conversations, problems = parts("chatgpt", data)
-    assert ([c.id for c in conversations], [p.code for p in problems]) == (["c-1"], ["TOO_LARGE", "TOO_LARGE"])
+    assert ([c.id for c in conversations], [p.code for p in problems]) == (["c-1"], ["TOO_LARGE"])
 
 
 def test_a_locked_zip_and_a_zip_of_zips_are_refused():

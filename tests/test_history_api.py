@@ -20,7 +20,7 @@ from app.web import history_bodies as bodies
 from app.workers.ingest import Ingest
 from app.workers.upkeep import Signal
 from tests.live import Live
-from tests.memory_client import fields, key_for, memory_web
+from tests.memory_client import fields, key_for, listed, memory_web
 from tests.rig import until
 from tests.sse import error_of
 
@@ -136,6 +136,28 @@ async def test_a_conversation_is_queued_at_once_and_then_found(client: httpx.Asy
     }
     assert (await ask(client, "RESTful", provider="other"))["results"] == []
     assert (await ask(client, "RESTful", provider="my-slack-bot"))["results"][0]["messageId"] == "msg-2"
+
+
+async def test_memories_are_drawn_where_the_user_wants_them(web: Live, stored: Database) -> None:
+    """PROTOCOL H10."""
+    scopes = (*SCOPES, "memories:read", "profile:write")
+    async with web.client(await key_for(web, f"u{secrets.token_hex(4)}", *scopes)) as client:
+
+        async def say(name: str, text: str, **params: str) -> set[str]:
+            """The memories there are when this was brought."""
+            said = {"id": "m", "role": "human", "content": text}
+            body = {"conversation": {"id": name, "messages": [said]}}
+            assert (await client.post(INGEST, json=body, params=params)).status_code == 200
+            await store(stored)
+            return set(await listed(client))
+
+        assert await say("a", "I live in Lyon.") == set()
+        assert await say("b", "I own a boat.", memories="true") == {"I own a boat."}
+        await client.patch("/v1/users/profile/privacy", json={"memories_from_history": True})
+        assert await say("c", "I like tea.") == {"I own a boat.", "I like tea."}
+        assert await say("d", "I like coffee.", memories="false") == {"I own a boat.", "I like tea."}
+        wrong = await client.post(INGEST, json={"conversation": conversation()}, params={"memories": "some"})
+        assert fields(wrong) == ["memories"]
 
 
 async def test_a_conversation_is_indexed_with_the_last_of_its_vectors(

@@ -92,7 +92,7 @@ async def test_a_model_reads_where_there_is_one_and_is_shown_what_is_known(datab
     await keep(Memories(database, None), database, owner, "I live in Lyon.")
     material = await made.read(owner.account, owner.user, [turn("Where in Lyon do I live?", "a"), turn("Tea.", "b")])
     assert reader.known == [["I live in Lyon."]]
-    added = await add(database, owner, made, material.only(["b"]))
+    added = await add(database, owner, made, material.only({"b"}))
     assert [(one.text, one.extractor) for one in added.memories] == [("Said: Tea.", "model")]
 
 
@@ -105,5 +105,6 @@ async def test_only_keeps_what_the_turns_bear_out_and_what_no_turn_does() -> Non
             Draft(text="c"),
         ],
     )
-    assert [(one.text, one.supersedes_draft) for one in material.only(["2"]).drafts] == [("b", None), ("c", None)]
-    assert material.only(["1", "2"]) == material
+    kept = material.only({"2"}).drafts
+    assert [(one.text, one.turn_keys, one.supersedes_draft) for one in kept] == [("b", ["2"], None), ("c", [], None)]
+    assert material.only({"1", "2"}) == material

@@ -141,13 +141,14 @@ async def test_a_bio_follows_corrections_and_deletions_at_once(client: httpx.Asy
 async def test_what_is_private_stays_out_unless_it_is_let_in(client: httpx.AsyncClient) -> None:
     """PROTOCOL U4."""
     await remember(client, *FACTS, ("I see a therapist on Mondays.", "private"))
-    assert await data(client, f"{PATH}/privacy") == {"include_private": False, "exclude_categories": []}
+    settings = {"include_private": False, "exclude_categories": [], "memories_from_history": False}
+    assert await data(client, f"{PATH}/privacy") == settings
     for answer in (await client.get(PATH), await client.get(f"{PATH}/bio")):
         assert "therapist" not in answer.text
     assert "peanuts" not in await bio(client, exclude_categories="health,travel")
     change = {"include_private": True, "exclude_categories": ["health", "career"]}
     answer = await client.patch(f"{PATH}/privacy", json=change)
-    assert answer.json()["data"] == change == await data(client, f"{PATH}/privacy")
+    assert answer.json()["data"] == settings | change == await data(client, f"{PATH}/privacy")
     text = (await client.get(PATH)).text
     assert "therapist" in text and "peanuts" not in text and "nurse" not in text
     await client.patch(f"{PATH}/privacy", json={"include_private": False})

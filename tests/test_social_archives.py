@@ -16,7 +16,7 @@ from app.integrations.types import Problem, Unreadable
 from tests.documents_rig import zipped
 from tests.social_rig import FILES, LONG, archive, assigned
 
-CODES = {"ENCRYPTED", "EMPTY", "DAMAGED", "MISLABELLED", "TOO_LARGE", "UNSUPPORTED"}
+CODES = {"ENCRYPTED", "EMPTY", "DAMAGED", "MISLABELLED", "NESTED_ZIP", "TOO_LARGE", "UNSUPPORTED"}
 
 
 def read(platform: str, files: dict[str, str] | None = None) -> tuple[list[Item], list[Problem]]:
@@ -149,6 +149,7 @@ def test_a_row_longer_than_any_field_may_be_is_a_problem() -> None:
         ("twitter", archive("linkedin"), "MISLABELLED", "looks like one of LinkedIn"),
         ("reddit", archive("linkedin"), "MISLABELLED", "looks like one of LinkedIn"),
         ("linkedin", archive("reddit"), "MISLABELLED", "looks like one of Reddit"),
+        ("linkedin", zipped({"all.zip": archive("linkedin")}), "NESTED_ZIP", "unpack the outer one"),
         ("linkedin", zipped({"a.txt": "x"}), "MISLABELLED", "not LinkedIn's"),
         ("reddit", zipped({"posts.csv": " " * 100_000_000}), "TOO_LARGE", "200 times"),
     ],

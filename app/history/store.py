@@ -6,7 +6,8 @@ Choices:
    snapshot that comes again changes nothing, and a turn that was forgotten on purpose does not come back with it.
 2. Each turn keeps the time of the snapshot that wrote it, and only one at least as new overwrites it: in whatever order
    snapshots come, the same is stored in the end.
-3. What was drawn from the old words of an edited message is retired with them.
+3. What was drawn from the old words of an edited message is retired with them, but for the sentences that it still
+   says: those are no news, and what the person had deleted of them does not come back.
 """
 
 from __future__ import annotations
@@ -22,15 +23,27 @@ from app.history.snapshot import Said, Snapshot, at
 from app.memory.conversations import TURN_COLUMNS, NewTurns, forgotten, store_turns, to_turn
 from app.memory.index import index_turns, texts_of
 from app.memory.records import clean, to_json
-from app.memory.removing import retire
+from app.memory.removing import carry_over, hidden, retire
+from app.memory.sentences import own_sentences
 from app.memory.types import Origin, Owner, StoredTurn, Turn
+from app.memory.words import normal
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What a snapshot changed: the turns it added or replaced, in their order."""
+    """What a snapshot changed. ``turns``: those to be embedded; ``said``: those that are new or say something else."""
 
+    platform: str
     turns: list[StoredTurn]
+    said: list[Turn]
     edited: int
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot's turns, and which of them are new to the conversation or edited (as they were, and as they are)."""
+
+    turns: list[Turn]
+    new: list[Turn]
+    edited: list[tuple[StoredTurn, Turn]]
 
 
 async def apply(
@@ -42,26 +55,48 @@ async def apply(
         owner.id,
         conversation,
     )
-    before = await _there(connection, owner, conversation, [clean(said.id) for said in snapshot])
-    turns = _turns(snapshot, conversation, before, revised_at)
-    new = [turn for turn in turns if turn.external_id not in before]
-    edited = [
-        (before[turn.external_id], turn)
-        for turn in turns
-        if turn.external_id in before and _edits(before[turn.external_id], turn, revised_at)
-    ]
+    found = await changes(connection, owner, conversation, snapshot, revised_at)
     given = NewTurns(
         owner=owner,
         platform=row["platform"],
         external_id=row["external_id"],
-        turns=new,
+        turns=found.new,
         origin=Origin(source=row["platform"]),
     )
     (stored,) = await store_turns(connection, [given])
-    changed = await _edit(connection, owner, edited)
-    await _revise(connection, owner, conversation, turns, revised_at)
+    added = [one for one in stored if one.new]
+    changed = await _edit(connection, owner, found.edited)
+    await _revise(connection, owner, conversation, found.turns, revised_at)
     await _rename(connection, owner, conversation, snapshot, row, revised_at)
-    return Applied(turns=[one for one in stored if one.new] + changed, edited=len(changed))
+    worded = await _index(connection, owner, changed)
+    return Applied(
+        platform=row["platform"],
+        turns=added + worded,
+        said=[one.turn for one in added] + [turn for old, turn in changed if says_anew(old.turn, turn)],
+        edited=len(worded),
+    )
+
+
+async def changes(
+    connection: asyncpg.Connection, owner: Owner, conversation: str, snapshot: Snapshot, revised_at: datetime
+) -> Changes:
+    """What `apply` would find to change, but for turns that were forgotten. Changes nothing itself."""
+    before = await _there(connection, owner, conversation, [clean(said.id) for said in snapshot])
+    turns = _turns(snapshot, conversation, before, revised_at)
+    return Changes(
+        turns=turns,
+        new=[turn for turn in turns if turn.external_id not in before],
+        edited=[
+            (known.turn, turn)
+            for turn in turns
+            if (known := before.get(turn.external_id)) is not None and _edits(known, turn, revised_at)
+        ],
+    )
+
+
+def says_anew(old: Turn, turn: Turn) -> bool:
+    """Whether an edited turn has other words, or another speaker: it turned out to be the person's own, or not to."""
+    return (old.key, old.own) != (turn.key, turn.own)
 
 
 def _turns(snapshot: Snapshot, conversation: str, before: dict[str | None, _Known], revised_at: datetime) -> list[Turn]:
@@ -119,14 +154,18 @@ def _edits(known: _Known, turn: Turn, revised_at: datetime) -> bool:
     return (old.key, old.said_at, old.metadata) != (turn.key, turn.said_at, turn.metadata)
 
 
-async def _edit(connection: asyncpg.Connection, owner: Owner, edited: list[tuple[_Known, Turn]]) -> list[StoredTurn]:
+async def _edit(
+    connection: asyncpg.Connection, owner: Owner, edited: list[tuple[StoredTurn, Turn]]
+) -> list[tuple[StoredTurn, Turn]]:
     """Gives turns their new words, where they stand; those that were not forgotten on purpose."""
     gone = await forgotten(connection, owner, [turn.key for _, turn in edited])
-    changed = [(old.turn, turn) for old, turn in edited if turn.key not in gone]
+    changed = [(old, turn) for old, turn in edited if turn.key not in gone]
     if not changed:
         return []
-    said_anew = [(old, turn) for old, turn in changed if old.turn.key != turn.key]
-    await retire(connection, owner, [old.turn.key for old, _ in said_anew])
+    said_anew = [(old.turn, turn) for old, turn in changed if says_anew(old.turn, turn)]
+    still = {old.key: (turn.key, _said_by(old) & _said_by(turn)) for old, turn in said_anew if old.own and turn.own}
+    await carry_over(connection, owner, {key: moved for key, moved in still.items() if moved[1]})
+    await retire(connection, owner, [old.key for old, _ in said_anew])
     await connection.execute(
         """UPDATE turns t SET key = g.key, role = g.role, text = g.text, said_at = g.said_at, metadata = g.metadata
         FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::jsonb[])
@@ -140,11 +179,24 @@ async def _edit(connection: asyncpg.Connection, owner: Owner, edited: list[tuple
         [turn.said_at for _, turn in changed],
         [to_json(turn.metadata) for _, turn in changed],
     )
-    stored = [
-        StoredTurn(id=old.id, turn=turn, new=True) for old, turn in changed if texts_of(old.turn) != texts_of(turn)
-    ]
-    await index_turns(connection, owner, stored)
-    return stored
+    return changed
+
+
+async def _index(
+    connection: asyncpg.Connection, owner: Owner, changed: list[tuple[StoredTurn, Turn]]
+) -> list[StoredTurn]:
+    """Has search find edited turns by their new words."""
+    worded = [(old.id, turn) for old, turn in changed if texts_of(old.turn) != texts_of(turn)]
+    if not worded:
+        return []
+    unfound = await hidden(connection, owner, [turn.key for _, turn in worded])
+    turns = [StoredTurn(id=row, turn=turn, new=True) for row, turn in worded if turn.key not in unfound]
+    await index_turns(connection, owner, turns)
+    return turns
+
+
+def _said_by(turn: Turn) -> set[str]:
+    return {normal(sentence) for sentence in own_sentences(turn.text)}
 
 
 async def _revise(

@@ -43,13 +43,14 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot that is claimed."""
+    """A snapshot that is claimed. ``memories``: they are to be drawn from it."""
 
     id: int
     owner: Owner
     conversation: str
     revised_at: datetime
     tries: int
+    memories: bool
 
 
 async def queue(
@@ -60,8 +61,13 @@ async def queue(
     head: Head,
     body: bytes | memoryview,
     display_name: str | None = None,
+    *,
+    memories: bool | None = None,
 ) -> Queued:
-    """Commits a conversation's JSON for a worker to store. Raises Unavailable."""
+    """Commits a conversation's JSON for a worker to store. Raises Unavailable.
+
+    ``memories``: whether they are to be drawn from it; None: as the user's privacy settings say when it is stored.
+    """
     now = datetime.now(UTC)
     revised = at(head.updated_at) if head.updated_at else now
     async with database.transaction() as connection:
@@ -69,10 +75,11 @@ async def queue(
         await lock(connection, owner)
         entered = await enter(connection, owner, platform, head, display_name, revised)
         upload = await connection.fetchval(
-            "INSERT INTO uploads (owner, conversation, revised_at) VALUES ($1, $2, $3) RETURNING id",
+            "INSERT INTO uploads (owner, conversation, revised_at, memories) VALUES ($1, $2, $3, $4) RETURNING id",
             owner.id,
             entered.conversation,
             revised,
+            memories,
         )
         view = memoryview(body)
         for part, start in enumerate(range(0, len(view), PART_BYTES)):
@@ -157,7 +164,8 @@ async def claim(database: Database) -> Upload | None:
             SELECT id FROM uploads next WHERE due_at <= now() AND (claimed_until IS NULL OR claimed_until < now())
             AND NOT EXISTS (SELECT FROM uploads b WHERE b.conversation = next.conversation AND b.id < next.id)
             ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING u.id, u.owner, o.account, o.user_id, u.conversation, u.revised_at, u.tries""",
+        RETURNING u.id, u.owner, o.account, o.user_id, u.conversation, u.revised_at, u.tries,
+            coalesce(u.memories, (o.privacy->>'memories_from_history')::boolean, false) AS memories""",
         LEASE_S,
     )
     if row is None:
@@ -169,6 +177,7 @@ async def claim(database: Database) -> Upload | None:
         conversation=row["conversation"],
         revised_at=row["revised_at"],
         tries=row["tries"],
+        memories=row["memories"],
     )
 
 

@@ -3,6 +3,7 @@
 - `types`: what readers give: conversations, messages, problems.
 - `exports`: readers of chat platforms' exports. `documents`: of pdf, docx, txt, md and html. `social`: of the archives
   of LinkedIn, X and Reddit. `records`: of JSON and NDJSON from any API.
+- `zips`: zips within bounds, for all of them.
 - `social/api`: LinkedIn, X and Reddit by access token.
 - `integration`, `store`, `job`, `watch`: one integration, its rows, the work on it, and those who watch it.
 - `kinds`: what each type does in its steps.

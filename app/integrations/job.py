@@ -31,8 +31,8 @@ from app.integrations.types import Problem
 from app.memory.records import clean
 from app.memory.types import Owner
 
-LEASE_S = 10.0
-RENEW_S = 2.5
+LEASE_S = 6.0
+RENEW_S = 1.5
 TICK_S = 0.5
 TOLD_S = 0.95
 TRIES = 5
@@ -49,13 +49,13 @@ logger = structlog.get_logger(__name__)
 
 
 class Item(msgspec.Struct, kw_only=True):
-    """One thing to be brought. ``turns``: what an earlier part of the work stored of it, None for nothing."""
+    """One thing to be brought. ``turns``: keys of what an earlier part of the work stored of it, None for nothing."""
 
     position: int
     item_id: str
     payload: bytes = b""
     conversation: str | None = None
-    turns: list[int] | None = None
+    turns: list[str] | None = None
     through: bool = False
     """The step it was taken in is done with it."""
 
@@ -305,7 +305,7 @@ class Job:
         self,
         connection: asyncpg.Connection,
         item: Item,
-        turns: list[int],
+        turns: list[str],
         conversation: str | None,
         *,
         made: bool,

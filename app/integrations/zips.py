@@ -1,15 +1,17 @@
-"""Zip files from strangers: opened only once their sizes are known to be bounded.
+"""Zip files from strangers: unpacked in memory, one entry at a time, and within bounds.
 
 Choices:
 
-1. Everything is judged from the directory at the file's end, before a byte is unpacked. `zipfile` never unpacks more
-   of an entry than its directory declares, so a directory that lies about sizes gains nothing.
+1. The directory at the file's end is judged first: a zip that says itself that it is too much is refused before a byte
+   is unpacked. What it says is not believed: what comes out is counted as well, and an entry gets no more than is left.
 2. Stored and deflated entries only: the other methods let an entry ask for gigabytes of dictionary.
-3. Names are looked up, never used as paths: nothing is written anywhere.
+3. Names are looked up, never used as paths: nothing is written anywhere. What the system put beside the files is left
+   out, and a zip within a zip is not opened: its person can do that in one step.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
@@ -19,9 +21,9 @@ from app.integrations.types import Unreadable
 
 MAX_ENTRIES = 100_000
 MAX_UNPACKED_BYTES = 1 << 30  # of all entries together
-MAX_ENTRY_BYTES = 256 << 20  # of an entry that is read
-MAX_RATIO = 200  # unpacked to packed, of all entries together; text packs 5 to 20 times
-RATIO_FREE_BYTES = 32 << 20  # below this a high ratio harms nobody
+MAX_ENTRY_BYTES = 256 << 20
+MAX_RATIO = 200  # unpacked to packed, of all entries together; text packs 5 to 20 times, deflate can do 1,000
+RATIO_FREE_BYTES = 16 << 20  # below this a high ratio harms nobody
 
 ENTRY_MARK = b"PK\x01\x02"
 ENCRYPTED_FLAG = 1
@@ -30,10 +32,18 @@ BROKEN = (
     *(EOFError, LookupError, NotImplementedError, OSError, OverflowError, RuntimeError, ValueError),
 )  # whatever zipfile raises on damage
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_NUMBERS = re.compile(r"([0-9]+)")
+
+
+def is_zip(data: bytes) -> bool:
+    return data.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
 class Archive:
-    """The entries of a zip file within bounds. Raises `Unreadable`: DAMAGED, ENCRYPTED, TOO_LARGE, UNSUPPORTED."""
+    """The files in a zip. ``names`` are their paths with slashes, without directories and the system's own files.
+
+    Raises `Unreadable`: DAMAGED and TOO_LARGE when made, these and ENCRYPTED and UNSUPPORTED when a file is read.
+    """
 
     def __init__(self, data: bytes) -> None:
         # zipfile makes an object of some hundred bytes for each entry of the directory, so they are counted first.
@@ -41,31 +51,65 @@ class Archive:
             raise Unreadable("TOO_LARGE", f"The archive has more than {MAX_ENTRIES:,} entries.")
         try:
             self._zip = zipfile.ZipFile(BytesIO(data))
-            entries = [entry for entry in self._zip.infolist() if not entry.is_dir()]
+            entries = self._zip.infolist()
         except BROKEN as failure:
             raise Unreadable("DAMAGED", "The archive is damaged: its directory cannot be read.") from failure
+        self._packed = len(data)
+        self._unpacked = 0
+        self._sizes: dict[str, int] = {}  # a file read twice counts once
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > MAX_UNPACKED_BYTES:
             raise Unreadable("TOO_LARGE", f"The archive unpacks to more than {MAX_UNPACKED_BYTES >> 20} MB.")
-        if unpacked > RATIO_FREE_BYTES and unpacked > MAX_RATIO * len(data):
+        if unpacked > self._most():
             raise Unreadable("TOO_LARGE", f"The archive unpacks to more than {MAX_RATIO} times its own size.")
-        self._entries = {entry.filename: entry for entry in entries}
+        self._entries = {_path(entry.filename): entry for entry in entries if not _aside(_path(entry.filename))}
         self.names: list[str] = list(self._entries)
         self.encrypted = any(entry.flag_bits & ENCRYPTED_FLAG for entry in entries)
+        self.nested = any(name.lower().endswith(".zip") for name in self.names)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
     def read(self, name: str) -> bytes:
-        """The unpacked bytes of the entry ``name``, which must be one of ``names``."""
+        """The unpacked bytes of the file ``name``, which must be one of ``names``."""
         entry = self._entries[name]
         if entry.flag_bits & ENCRYPTED_FLAG:
             raise Unreadable("ENCRYPTED", "The archive is protected by a password. Send it without one.")
         if entry.compress_type not in METHODS:
-            raise Unreadable("UNSUPPORTED", f"{name} is packed by a method that is not read here.")
-        if entry.file_size > MAX_ENTRY_BYTES:
-            raise Unreadable("TOO_LARGE", f"{name} unpacks to more than {MAX_ENTRY_BYTES >> 20} MB.")
-        try:
-            return self._zip.read(entry)
-        except BROKEN as failure:
-            raise Unreadable("DAMAGED", f"{name} is damaged inside its archive.") from failure
+            raise Unreadable("UNSUPPORTED", f"“{name}” is packed by a method that is not read here.")
+        others = self._unpacked - self._sizes.get(name, 0)
+        most = min(MAX_ENTRY_BYTES, self._most() - others)
+        data = b""
+        if entry.file_size <= most:
+            try:
+                with self._zip.open(entry) as member:
+                    data = member.read(most + 1)
+            except BROKEN as failure:
+                raise Unreadable("DAMAGED", f"“{name}” is damaged inside its archive.") from failure
+        if max(entry.file_size, len(data)) > most:
+            raise Unreadable("TOO_LARGE", f"“{name}” is too large once unpacked.")
+        self._sizes[name] = len(data)
+        self._unpacked = others + len(data)
+        return data
+
+    def lacks(self, code: str, message: str) -> Unreadable:
+        """What to raise where none of the files is one that was looked for: they may be in a zip within."""
+        if self.nested:
+            return Unreadable("NESTED_ZIP", "There is a zip within this zip: unpack the outer one first.")
+        return Unreadable(code, message)
+
+    def _most(self) -> int:
+        return min(MAX_UNPACKED_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * self._packed))
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Sorted with numbers as numbers: part 2 before part 10."""
+    return sorted(names, key=lambda name: [(len(n), n) if n.isdigit() else (0, n) for n in _NUMBERS.split(name)])
+
+
+def _path(name: str) -> str:
+    return name.replace("\\", "/").replace("\x00", "").removeprefix("./")
+
+
+def _aside(path: str) -> bool:
+    return path.endswith("/") or path.startswith("__MACOSX/") or path.rsplit("/", 1)[-1].startswith("._")

@@ -312,27 +312,45 @@ async def forgotten(connection: asyncpg.Connection, owner: Owner, keys: list[str
     return {row["key"] for row in rows}
 
 
+async def said_still(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> set[str]:
+    """Those of the keys whose turns are there: neither removed nor edited, and not found to be somebody else's."""
+    rows = await connection.fetch(
+        "SELECT key FROM turns WHERE owner = $1 AND key = ANY($2) AND metadata->>'mine' IS DISTINCT FROM 'false'",
+        owner.id,
+        keys,
+    )
+    return {row["key"] for row in rows}
+
+
 async def turns_of(
-    connection: asyncpg.Connection, owner: Owner, conversation: str, *, after: int = 0, limit: int | None = None
+    connection: asyncpg.Connection,
+    owner: Owner,
+    conversation: str,
+    *,
+    after: int = 0,
+    keys: list[str] | None = None,
+    limit: int | None = None,
 ) -> list[StoredTurn]:
-    """A conversation's turns in their order, those with a row id above ``after``, the first ``limit`` of them."""
+    """A conversation's turns in their order: those with a row id above ``after`` and, where given, one of the ``keys``;
+    the first ``limit`` of them."""
     rows = await connection.fetch(
         f"""SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.conversation = $2 AND t.id > $3
-        ORDER BY t.position, t.id LIMIT $4""",  # noqa: S608 - constants
+        AND ($5::text[] IS NULL OR t.key = ANY($5)) ORDER BY t.position, t.id LIMIT $4""",  # noqa: S608 - constants
         owner.id,
         conversation,
         after,
         limit,
+        keys,
     )
     return [to_turn(row) for row in rows]
 
 
-async def turns_with(rows: Any, owner: Owner, ids: Sequence[int]) -> list[StoredTurn]:
-    """The owner's turns with these row ids that are still there, in their order."""
+async def turns_with(rows: Any, owner: Owner, keys: Sequence[str]) -> list[StoredTurn]:
+    """The owner's turns with these keys that are still there, in their order."""
     found = await rows.fetch(
-        f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.id = ANY($2) ORDER BY t.position, t.id",  # noqa: S608
+        f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.key = ANY($2) ORDER BY t.position, t.id",  # noqa: S608
         owner.id,
-        list(ids),
+        list(keys),
     )
     return [to_turn(row) for row in found]
 

@@ -13,10 +13,10 @@ Choices:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 import asyncpg
@@ -43,6 +43,7 @@ CONTEXT = 12
 QUERY_CHARACTERS = 2_000
 
 ExtractorName = Literal["model", "rules", "verbatim"]
+T = TypeVar("T", Draft, Statement)
 
 
 class Material(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,19 +55,23 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     categories: list[list[str]] = []
     vectors: Vectors = {}
 
-    def only(self, keys: Collection[str]) -> Material:
-        """What these turns bear out, and what no turn does."""
-        keys = set(keys)
-        drafts = [draft for draft in self.drafts if not draft.turn_keys or keys.intersection(draft.turn_keys)]
+    def only(self, keys: Set[str]) -> Material:
+        """What these turns bear out, as drawn from them alone, and what no turn does."""
+        drafts = [_of(draft, keys) for draft in self.drafts if not draft.turn_keys or _of(draft, keys).turn_keys]
         if len(drafts) < len(self.drafts):
             drafts = [msgspec.structs.replace(draft, supersedes_draft=None) for draft in drafts]
-        places = [place for place, one in enumerate(self.said) if keys.intersection(one.turn_keys)]
+        named = zip((_of(one, keys) for one in self.said), self.categories, strict=True)
+        kept = [(one, categories) for one, categories in named if one.turn_keys]
         return msgspec.structs.replace(
             self,
             drafts=drafts,
-            said=[self.said[place] for place in places],
-            categories=[self.categories[place] for place in places],
+            said=[one for one, _ in kept],
+            categories=[categories for _, categories in kept],
         )
+
+
+def _of(one: T, keys: Set[str]) -> T:
+    return msgspec.structs.replace(one, turn_keys=[key for key in one.turn_keys if key in keys])
 
 
 class Added(msgspec.Struct, kw_only=True):

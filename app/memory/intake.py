@@ -148,7 +148,7 @@ class Intake:
         if given.infer:
             said = NewTurns(owner=owner, platform=PLATFORM, external_id=name, turns=turns, origin=origin)
             conversation, [stored] = said.conversation, await store_turns(connection, [said])
-            material = material.only([one.turn.key for one in stored if one.new])
+            material = material.only({one.turn.key for one in stored if one.new})
             origin = msgspec.structs.replace(origin, conversation=conversation)
         added = await self._drawer.add(
             connection, owner, material, origin=origin, source_key=conversation or source, metadata=given.metadata

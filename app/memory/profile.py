@@ -29,7 +29,7 @@ from app.memory import bio, bio_writer, insights
 from app.memory import profile_data as data
 from app.memory.bio import FORMATS, STYLES, Format, Style
 from app.memory.memories import Memories
-from app.memory.types import CATEGORIES, Memory, Owner
+from app.memory.types import CATEGORIES, Memory, Owner, Privacy
 
 MEMORIES_NEEDED = 5
 CATEGORIES_NEEDED = 2
@@ -44,16 +44,6 @@ SECTIONS = ("bio", "categories", "insights", "stats", "traits")
 log = structlog.get_logger(__name__)
 
 Maker = Literal["composed", "model", "user"]
-
-
-class Privacy(msgspec.Struct, kw_only=True):
-    """What of a person stays out of their profile. ``include_private`` shows the category ``private``."""
-
-    include_private: bool = False
-    exclude_categories: list[str] = []
-
-    def excluded(self) -> frozenset[str]:
-        return frozenset(self.exclude_categories) | (frozenset() if self.include_private else {"private"})
 
 
 class Bio(msgspec.Struct, kw_only=True):
@@ -233,20 +223,30 @@ class Profiles:
         return (await self._state(owner)).privacy
 
     async def set_privacy(
-        self, owner: Owner, *, include_private: bool | None = None, exclude_categories: list[str] | None = None
+        self,
+        owner: Owner,
+        *,
+        include_private: bool | None = None,
+        exclude_categories: list[str] | None = None,
+        memories_from_history: bool | None = None,
     ) -> Privacy:
-        """Changes what is given; the settings as they are then. Kept bios go. Raises ValidationFailed."""
+        """Changes what is given; the settings as they are then. Bios that show more go. Raises ValidationFailed."""
         _check_categories("exclude_categories", exclude_categories or [])
         async with self._db.transaction() as connection:
             row = await connection.fetchrow("SELECT privacy, bio FROM owners WHERE id = $1 FOR NO KEY UPDATE", owner.id)
             if row is None:
                 raise _nobody(owner)
             settings = msgspec.json.decode(row["privacy"], type=Privacy)
+            before = settings.excluded()
             if include_private is not None:
                 settings.include_private = include_private
             if exclude_categories is not None:
                 settings.exclude_categories = list(dict.fromkeys(exclude_categories))
-            bios = Bios(edited=_bios(row["bio"]).edited)
+            if memories_from_history is not None:
+                settings.memories_from_history = memories_from_history
+            bios = _bios(row["bio"])
+            if settings.excluded() != before:
+                bios = Bios(edited=bios.edited)
             await connection.execute(
                 "UPDATE owners SET privacy = $2, bio = $3 WHERE id = $1", owner.id, _json(settings), _json(bios)
             )

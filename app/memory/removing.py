@@ -24,6 +24,7 @@ from app.memory.conversations import TURN_COLUMNS, bring_back_turns, drop_empty,
 from app.memory.index import index_memories, index_turns, unindex_memories, unindex_turns
 from app.memory.records import COLUMNS, linked, lock, to_json, to_memory, touch, write_event
 from app.memory.types import Memory, Owner
+from app.memory.words import normal
 
 KEEP_DAYS = 30
 
@@ -229,6 +230,33 @@ async def remove_message(connection: asyncpg.Connection, owner: Owner, message_i
     )
     await drop_empty(connection, owner, {turn["conversation"] for turn in turns})
     return gone
+
+
+async def carry_over(connection: asyncpg.Connection, owner: Owner, moved: dict[str, tuple[str, set[str]]]) -> None:
+    """Lets memories stand whose sentence an edited turn still says, deleted ones too: they come from its new key.
+
+    ``moved``: by a turn's old key its new one, and what it says as before, normalised. The owner is locked.
+    """
+    rows = await connection.fetch(
+        "SELECT id, text, turn_keys FROM memories WHERE owner = $1 AND turn_keys && $2", owner.id, list(moved)
+    )
+    for row in rows:
+        now = {old: new for old, (new, still) in moved.items() if normal(row["text"]) in still}
+        keys = [now.get(key, key) for key in row["turn_keys"]]
+        if keys != row["turn_keys"]:
+            await connection.execute(
+                "UPDATE memories SET turn_keys = $3 WHERE owner = $1 AND id = $2", owner.id, row["id"], keys
+            )
+
+
+async def hidden(connection: asyncpg.Connection, owner: Owner, keys: list[str]) -> set[str]:
+    """Those of the keys of whose turns a deleted memory was drawn: search does not find them."""
+    rows = await connection.fetch(
+        "SELECT turn_keys FROM memories WHERE owner = $1 AND deleted_at IS NOT NULL AND turn_keys && $2",
+        owner.id,
+        keys,
+    )
+    return {key for row in rows for key in row["turn_keys"]} & set(keys)
 
 
 async def retire(connection: asyncpg.Connection, owner: Owner, keys: list[str], message_id: str | None = None) -> int:

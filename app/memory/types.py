@@ -107,6 +107,20 @@ class Memory(msgspec.Struct, kw_only=True):
     updated_at: datetime
 
 
+class Privacy(msgspec.Struct, kw_only=True):
+    """What of a person stays out of their profile, and what may be remembered of them.
+
+    ``include_private`` shows the category ``private``; ``memories_from_history`` has memories drawn from the
+    conversations that are brought from elsewhere."""
+
+    include_private: bool = False
+    exclude_categories: list[str] = []
+    memories_from_history: bool = False
+
+    def excluded(self) -> frozenset[str]:
+        return frozenset(self.exclude_categories) | (frozenset() if self.include_private else {"private"})
+
+
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
     """What a search or a list is narrowed to; an empty field does not narrow. Times bound ``created_at``."""
 

@@ -65,7 +65,7 @@ CREATE TABLE integration_items (
     payload      bytea,
     conversation text,
     made         boolean NOT NULL DEFAULT false,
-    turns        bigint[],
+    turns        text[],
     memory_ids   text[] NOT NULL DEFAULT '{}',
     code         text,
     message      text,

@@ -85,6 +85,14 @@ EXAMPLE = {
 }
 
 
+BROUGHT = {
+    "memories": {
+        "type": "boolean",
+        "description": "draw memories from what the user says in it; by default as their privacy settings say",
+    }
+} | USER
+
+
 class HistoryRoutes(PersonRoutes):
     """The handlers and what they share. ``wake`` tells a worker that something waits; ``model`` names the embedder."""
 
@@ -111,7 +119,7 @@ class HistoryRoutes(PersonRoutes):
 
         @post(
             f"{PATH}/ingest/custom-online",
-            opt=WRITE | {"body": Ingest, "example": EXAMPLE, "answer": QueuedAnswer, "query": USER},
+            opt=WRITE | {"body": Ingest, "example": EXAMPLE, "answer": QueuedAnswer, "query": BROUGHT},
             status_code=200,
             operation_id="ingestConversation",
             tags=TAGS,
@@ -119,6 +127,9 @@ class HistoryRoutes(PersonRoutes):
         async def ingest(request: AnyRequest) -> Response[bytes]:
             """Bring a conversation, or more of one: messages are known by their ids, absent ones stay."""
             must_be_json(request.scope)
+            query = Query(request.scope)
+            wish = query.wish("memories")
+            query.check()
             raw = await read_large_body(request.scope, request.receive, routes.settings.max_ingest_bytes)
             taken = await read_ingest(raw)
             user = whose(request.scope, taken.user_id)
@@ -130,6 +141,7 @@ class HistoryRoutes(PersonRoutes):
                 taken.head,
                 taken.raw,
                 taken.display_name,
+                memories=wish,
             )
             await routes.wake()
             conversation = QueuedConversation(

@@ -321,8 +321,13 @@ class Query:
 
     def flag(self, name: str, default: bool = False) -> bool:
         """``true``/``false`` (``1``/``0`` too)."""
+        wish = self.wish(name)
+        return default if wish is None else wish
+
+    def wish(self, name: str) -> bool | None:
+        """A flag, or None when absent."""
         raw: Literal["true", "1", "false", "0"] | None = self.choice(name, ("true", "1", "false", "0"))
-        return default if raw is None else raw in ("true", "1")
+        return None if raw is None else raw in ("true", "1")
 
     def page(self) -> tuple[int, int]:
         """``page`` (from 1) and ``page_size`` (1 to 100, by default 20)."""

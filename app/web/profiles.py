@@ -22,11 +22,10 @@ from app.memory.profile import (
     MEMORIES_NEEDED,
     SECTIONS,
     Bio,
-    Privacy,
     Profile,
     Profiles,
 )
-from app.memory.types import CATEGORIES, Category, Owner
+from app.memory.types import CATEGORIES, Category, Owner, Privacy
 from app.web.answers import Success
 from app.web.guard import caller_of
 from app.web.memory_bodies import Name, whose
@@ -75,10 +74,12 @@ class EditBio(msgspec.Struct, kw_only=True):
 
 
 class EditPrivacy(msgspec.Struct, kw_only=True):
-    """What is given is changed. Excluded categories stay out of bio, traits, insights and numbers."""
+    """What is given is changed. Excluded categories stay out of bio, traits, insights and numbers; with
+    ``memories_from_history`` memories are drawn from what the person says in conversations brought from elsewhere."""
 
     include_private: bool | None = None
     exclude_categories: Annotated[list[Category], Meta(max_length=len(CATEGORIES))] | None = None
+    memories_from_history: bool | None = None
     user_id: Name | None = None
 
 
@@ -145,7 +146,7 @@ class ProfileRoutes(PersonRoutes):
             tags=TAGS,
         )
         async def privacy(request: AnyRequest) -> Response[bytes]:
-            """What stays out of a user's profile."""
+            """What stays out of a user's profile, and whether memories are drawn from what is brought."""
             _, owner = await routes.find(request)
             return json_reply(envelope(await routes.profiles.privacy(owner) if owner else Privacy()))
 
@@ -182,13 +183,14 @@ class ProfileRoutes(PersonRoutes):
             tags=TAGS,
         )
         async def edit_privacy(request: AnyRequest) -> Response[bytes]:
-            """Say what stays out of the profile. Bios made before are dropped."""
+            """Say what stays out of the profile, whose bios are then made anew, and what memories are drawn from."""
             body, headers = await routes.body(request, EditPrivacy, _privacy_problems)
             owner = await routes.make(request, body.user_id)
             settings = await routes.profiles.set_privacy(
                 owner,
                 include_private=body.include_private,
                 exclude_categories=None if body.exclude_categories is None else list(body.exclude_categories),
+                memories_from_history=body.memories_from_history,
             )
             return json_reply(envelope(settings), headers=headers)
 
@@ -202,8 +204,8 @@ def _bio_problems(body: EditBio) -> Errors:
 
 
 def _privacy_problems(body: EditPrivacy) -> Errors:
-    if body.include_private is None and body.exclude_categories is None:
-        return [("body", "give include_private or exclude_categories")]
+    if all(given is None for given in (body.include_private, body.exclude_categories, body.memories_from_history)):
+        return [("body", "give include_private, exclude_categories or memories_from_history")]
     return []
 
 

@@ -11,7 +11,10 @@ Choices:
 2. A pause that never comes is not waited for longer than `LONGEST_PAUSE` times the debounce.
 3. What fails is tried again after growing pauses, `MOST_TRIES` times; its reason stands in the messages' statuses until
    a try succeeds, or for good. A new turn in the conversation begins the tries anew.
-4. Statuses are told after the commit; ``remembered.noted`` finds those that a dead worker has not told.
+4. Of a conversation that was brought the turns to be read are named by their keys: its person may want memories of some
+   of its snapshots alone, and a turn that was edited is read again. One edited while the model reads has a new key, and
+   what the model made of the old one is dropped.
+5. Statuses are told after the commit; ``remembered.noted`` finds those that a dead worker has not told.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from app.chat.lifecycle import Lifecycle, Note
 from app.database import Database
 from app.errors import ExtractionFailed, Unavailable, UpstreamFailed
 from app.memory import remembered
-from app.memory.conversations import turns_of
+from app.memory.conversations import said_still, turns_of
 from app.memory.extract import Extractor
 from app.memory.memories import Memories
 from app.memory.records import lock
@@ -53,22 +56,25 @@ log = structlog.get_logger(__name__)
 
 
 class Claim(msgspec.Struct):
-    """A conversation under lease until ``until``; ``done_to`` is the last turn that was read before."""
+    """A conversation under lease until ``until``; ``done_to`` is the last turn that was read before, ``chosen`` are the
+    keys of those that are to be read where it was brought."""
 
     owner: Owner
     conversation: str
     due_at: datetime
     until: datetime
     done_to: int
+    chosen: list[str] | None
     tries: int
     origin: Origin
 
 
 class Read(NamedTuple):
-    """What a model is given to read, and the number of the last turn that is done with it."""
+    """What a model is given to read; the number of the last turn that is done with it, or the keys of all that are."""
 
     turns: list[StoredTurn]
     last: int
+    keys: list[str]
 
 
 async def schedule(connection: Any, conversations: Sequence[tuple[Owner, str]], debounce_s: float) -> None:
@@ -85,6 +91,17 @@ async def schedule(connection: Any, conversations: Sequence[tuple[Owner, str]], 
         [owner.id for owner, _ in conversations],
         timedelta(seconds=debounce_s),
         LONGEST_PAUSE,
+    )
+
+
+async def choose(connection: Any, owner: Owner, conversation: str, keys: list[str], debounce_s: float) -> None:
+    """Turns of a brought conversation are to be read after a pause. In the transaction that stores them."""
+    await schedule(connection, [(owner, conversation)], debounce_s)
+    await connection.execute(
+        "UPDATE extractions SET chosen = coalesce(chosen, '{}') || $3::text[] WHERE conversation = $1 AND owner = $2",
+        conversation,
+        owner.id,
+        keys,
     )
 
 
@@ -179,8 +196,8 @@ class Extraction:
                    WHERE due_at <= now() AND (claimed_until IS NULL OR claimed_until <= now())
                    ORDER BY due_at FOR UPDATE SKIP LOCKED LIMIT 1
                )
-               RETURNING e.conversation, e.due_at, e.claimed_until, e.done_to, e.tries, o.id AS owner, o.account,
-                   o.user_id, c.agent_id, c.thread_id, c.source""",
+               RETURNING e.conversation, e.due_at, e.claimed_until, e.done_to, e.chosen, e.tries, o.id AS owner,
+                   o.account, o.user_id, c.agent_id, c.thread_id, c.source""",
             LEASE,
         )
         if row is None:
@@ -191,6 +208,7 @@ class Extraction:
             due_at=row["due_at"],
             until=row["claimed_until"],
             done_to=row["done_to"],
+            chosen=row["chosen"],
             tries=row["tries"],
             origin=Origin(
                 agent_id=row["agent_id"],
@@ -222,10 +240,21 @@ class Extraction:
     async def _turns(self, claim: Claim) -> Read:
         """The conversation's unread turns, those of messages that were deleted passed over for good."""
         async with self._database.connection() as connection:
-            turns = await turns_of(connection, claim.owner, claim.conversation, after=claim.done_to, limit=MOST_TURNS)
+            turns = await turns_of(
+                connection,
+                claim.owner,
+                claim.conversation,
+                after=claim.done_to if claim.chosen is None else 0,
+                keys=claim.chosen,
+                limit=MOST_TURNS,
+            )
             there = await remembered.still_there(connection, claim.owner, _messages(turns))
         wanted = [one for one in turns if one.turn.message_id is None or one.turn.message_id in there]
-        return Read(wanted, max((one.id for one in turns), default=claim.done_to))
+        if claim.chosen is None:
+            return Read(wanted, max((one.id for one in turns), default=claim.done_to), [])
+        # fewer than asked for: the others were removed or edited since
+        keys = [one.turn.key for one in turns] if len(turns) == MOST_TURNS else claim.chosen
+        return Read(wanted, claim.done_to, keys)
 
     async def _existing(self, owner: Owner, turns: list[StoredTurn]) -> list[Memory]:
         query = "\n".join(one.turn.text for one in turns if one.turn.own)[-QUERY_CHARACTERS:]
@@ -246,7 +275,7 @@ class Extraction:
             if reason is None:
                 await self._add(connection, claim, turns, drafts, messages)
             outcomes = await remembered.extracted(connection, claim.owner, sorted(messages), reason)
-            await self._settle(connection, claim, read.last, reason)
+            await self._settle(connection, claim, read, reason)
         say = log.info if reason is None else log.warning
         say(
             "extraction.done" if reason is None else "extraction.failed", conversation=claim.conversation, reason=reason
@@ -264,14 +293,16 @@ class Extraction:
     async def _add(
         self, connection: Any, claim: Claim, turns: list[StoredTurn], drafts: list[Draft], messages: set[str]
     ) -> None:
-        """Adds the drafts, each with the message it came from, but for those of messages deleted meanwhile."""
+        """Adds the drafts, each with the message it came from, but for those of messages deleted and turns edited
+        meanwhile."""
+        still = await said_still(connection, claim.owner, [one.turn.key for one in turns])
         said_in = {one.turn.key: one.turn.message_id for one in turns}
         places: dict[int, int] = {}
         kept: list[Draft] = []
         for place, draft in enumerate(drafts):
             sources = [said_in[key] for key in draft.turn_keys if key in said_in]
             there = [source for source in sources if source is None or source in messages]
-            if there or not sources:
+            if (there or not sources) and still.issuperset(draft.turn_keys):
                 places[place] = len(kept)
                 message_id = next((source for source in there if source is not None), None)
                 earlier = None if draft.supersedes_draft is None else places.get(draft.supersedes_draft)
@@ -285,23 +316,28 @@ class Extraction:
             source_key=f"{claim.conversation} {turns[0].id if turns else 0}",
         )
 
-    async def _settle(self, connection: Any, claim: Claim, last: int, reason: str | None) -> None:
+    async def _settle(self, connection: Any, claim: Claim, read: Read, reason: str | None) -> None:
         """Gives the lease back. Turns that came meanwhile have moved the row's ``due_at``: it stays."""
         again = PAUSES[min(claim.tries, len(PAUSES)) - 1] if claim.tries < MOST_TRIES else None
         await connection.execute(
             """UPDATE extractions SET claimed_until = NULL, done_to = $3, reason = $4,
+                   chosen = CASE WHEN chosen IS NOT NULL
+                       THEN ARRAY(SELECT k FROM unnest(chosen) k WHERE NOT k = ANY($7::text[])) END,
                    tries = CASE WHEN $4::text IS NULL OR due_at <> $5 THEN 0 ELSE tries END,
                    due_at = CASE WHEN due_at <> $5 THEN due_at
                        WHEN $4::text IS NOT NULL THEN now() + $6::interval
-                       WHEN EXISTS (SELECT FROM turns t WHERE t.owner = $2 AND t.conversation = $1 AND t.id > $3)
+                       WHEN NOT chosen <@ $7::text[] THEN now()
+                       WHEN chosen IS NULL
+                           AND EXISTS (SELECT FROM turns t WHERE t.owner = $2 AND t.conversation = $1 AND t.id > $3)
                        THEN now() END
                WHERE conversation = $1 AND owner = $2""",
             claim.conversation,
             claim.owner.id,
-            last if reason is None else claim.done_to,
+            read.last if reason is None else claim.done_to,
             reason,
             claim.due_at,
             again,
+            read.keys if reason is None else [],
         )
 
     async def _tell(self, account: str, outcomes: list[Outcome]) -> None:

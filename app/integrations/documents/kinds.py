@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from app.integrations.documents.types import Kind
 from app.integrations.types import Unreadable
-from app.integrations.zips import Archive
+from app.integrations.zips import Archive, is_zip
 
 _SUFFIXES: dict[str, Kind] = {
     ".pdf": "pdf",
@@ -37,7 +37,6 @@ _MARKS = (
     (b"ID3", "a sound recording"),
 )
 _OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
 _PDF_MARK = b"%PDF-"
 _PDF_MARK_WITHIN = 1024  # readers of the format take it this late
 _IN_ZIP = (
@@ -86,7 +85,7 @@ def look(data: bytes) -> Found | None:
     """What the first bytes and a zip's directory say; None for text and whatever has no mark."""
     if data.startswith(_PDF_MARK):
         return Found("a PDF document", "pdf")
-    if data.startswith(_ZIP_MARKS):
+    if is_zip(data):
         return _in_zip(data)
     if data.startswith(_OLE_MARK):
         return Found("a document of an old Office (DOC, XLS or PPT)")

@@ -17,8 +17,8 @@ from datetime import UTC, tzinfo
 from app.integrations.exports import chatgpt, claude, discord, slack, telegram, whatsapp
 from app.integrations.exports.fields import Malformed, Raw, first_character, items, members
 from app.integrations.exports.source import Item, Person, Source, problem
-from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Conversation, Problem, Unreadable
+from app.integrations.zips import Archive, in_order, is_zip
 
 READERS: dict[str, Callable[[Source], Iterator[Item]]] = {
     "chatgpt": chatgpt.read,

@@ -33,8 +33,8 @@ from app.integrations.exports.fields import (
     within,
 )
 from app.integrations.exports.source import Gathered, Item, Person, Source, no_such_files, problem
-from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Message, Problem, Unreadable
+from app.integrations.zips import Archive, in_order, is_zip
 
 _DAY = re.compile(r"(.*/)?([^/]+)/[0-9]{4}-[0-9]{2}-[0-9]{2}\.json")
 _USERS = ("users.json", "org_users.json")

@@ -19,8 +19,8 @@ import msgspec
 
 from app.ids import derived_id
 from app.integrations.exports.fields import Malformed, Raw, first_character, items, members, record, whole
-from app.integrations.exports.zips import Archive, in_order, is_zip
 from app.integrations.types import Conversation, Message, Problem, Unreadable
+from app.integrations.zips import Archive, in_order, is_zip
 
 PROBLEMS = 100
 
@@ -133,9 +133,7 @@ def _listed(data: bytes, mark: str) -> list[Raw]:
 
 
 def no_such_files(archive: Archive) -> Unreadable:
-    if any(name.lower().endswith(".zip") for name in archive.names):
-        return Unreadable("NESTED_ZIP", "The export is in a zip within this zip: unpack the outer one first.")
-    return Unreadable("WRONG_FORMAT", "This zip holds no file of such an export.")
+    return archive.lacks("WRONG_FORMAT", "This zip holds no file of such an export.")
 
 
 class Gathered:

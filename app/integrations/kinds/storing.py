@@ -64,13 +64,13 @@ class Store:
             entered = await enter(connection, job.owner, job.platform, head, display_name, revised)
             applied = await apply(connection, job.owner, entered.conversation, snapshot, revised)
             await settle(connection, job.owner, entered.conversation, embeds=self._embeds)
-            turns = [turn.id for turn in applied.turns]
+            turns = [turn.key for turn in applied.said]
             await job.stored(
                 connection, item, turns, entered.conversation, made=entered.made, payload=b"", step=then or job.step
             )
             if then is None:
                 await job.done(connection, item)
-        if turns:
+        if applied.turns:
             self._stored()
 
     async def draw(self, job: Job, item: Item) -> None:
@@ -84,7 +84,7 @@ class Store:
                 job.owner,
                 material,
                 origin=Origin(source=job.platform, conversation=item.conversation),
-                source_key=item.conversation,
+                source_key=" ".join([item.conversation, *(item.turns or [])[:1]]),
                 metadata={"integration_id": job.id},
             )
             await job.done(connection, item, added.new)
