@@ -88,6 +88,9 @@ async def test_an_unknown_id_stands_beside_the_error(web: Live) -> None:
         assert body["message_id"] == "msg_nope"
         body = check(await client.delete("/v1/api-keys/key_nope"), 404, "API_KEY_NOT_FOUND")
         assert body["key_id"] == "key_nope"
+        for prefix in ("/v1", ""):
+            body = check(await client.get(f"{prefix}/integrations/int_nope/status"), 404, "INTEGRATION_NOT_FOUND")
+            assert body["integration_id"] == "int_nope"
 
 
 @pytest.mark.parametrize(("raw", "code"), [(b"{", 400), (b"", 400), (b"\xff\xfe", 400), (b"[1]", 422), (b"{}", 422)])
@@ -117,6 +120,9 @@ async def test_wrong_query_parameters(web: Live) -> None:
 async def test_a_body_of_another_type(web: Live) -> None:
     async with web.client() as client:
         answer = await client.post("/v1/api-keys", content=b"a=1", headers={"content-type": "text/plain"})
+    check(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    async with web.client() as client:
+        answer = await client.post("/v1/integrations/files", content=b"{}")
     check(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 

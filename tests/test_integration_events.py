@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -112,7 +113,7 @@ def parsed(answer: httpx.Response) -> list[Event]:
 
 
 async def test_every_event_comes_live_once_and_in_order(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J11, J12."""
+    """PROTOCOL J10, J11."""
     path = await worker.begin()
     got: list[list[Event]] = []
 
@@ -152,7 +153,7 @@ async def _refuse(_: Any, __: Any) -> None:
 
 
 async def test_resuming_at_every_event_gives_exactly_the_rest(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = f"{await finished(worker)}/events"
     whole = await client.get(path)
     events = parsed(whole)
@@ -172,7 +173,7 @@ async def test_resuming_at_every_event_gives_exactly_the_rest(client: httpx.Asyn
 
 
 async def test_a_cursor_beyond_the_end_gets_a_gap_and_everything(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = f"{await finished(worker)}/events"
     events = parsed(await client.get(path))
     for cursor in (len(events) + 1, 10**19):
@@ -183,7 +184,7 @@ async def test_a_cursor_beyond_the_end_gets_a_gap_and_everything(client: httpx.A
 
 
 async def test_history_that_is_not_kept_is_told(client: httpx.AsyncClient, worker: Worker, stored: Database) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = f"{await finished(worker)}/events"
     await stored.execute("DELETE FROM integration_events WHERE integration = $1 AND type = 'progress'", worker.id)
     last = (await worker.told())[-1].seq
@@ -198,7 +199,7 @@ async def test_history_that_is_not_kept_is_told(client: httpx.AsyncClient, worke
 async def test_a_cursor_above_the_tail_is_waited_for(
     client: httpx.AsyncClient, worker: Worker, ahead: int, gap: bool
 ) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = await worker.begin()
     await worker.claim()
     tail = (await worker.told())[-1].seq
@@ -221,21 +222,21 @@ async def test_a_cursor_above_the_tail_is_waited_for(
 
 @pytest.mark.parametrize("bad", ["-1", "x", "1.5", "٣", "9" * 21])
 async def test_a_malformed_cursor_is_400(client: httpx.AsyncClient, worker: Worker, bad: str) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = await worker.begin()
     answer = await client.get(f"{path}/events", params={"after": bad})
     assert error_of(answer, 400, "BAD_REQUEST")["error"]["details"]["field"] == "after"
 
 
 async def test_head_opens_no_stream(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = await worker.begin()
     answer = await client.head(f"{path}/events")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 async def test_many_events_come_whole(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J12."""
+    """PROTOCOL J11."""
     path = await worker.begin()
     await worker.claim()
     async with worker.stored.transaction() as connection:
@@ -248,7 +249,7 @@ async def test_many_events_come_whole(client: httpx.AsyncClient, worker: Worker)
 
 
 async def test_a_cancel_ends_whoever_watches(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J6, J11."""
+    """PROTOCOL J5, J10."""
     path = await worker.begin()
     async with client.stream("GET", f"{path}/events") as stream:
         events = frames(stream)
@@ -260,7 +261,7 @@ async def test_a_cancel_ends_whoever_watches(client: httpx.AsyncClient, worker: 
 
 
 async def test_a_retry_goes_on_with_the_numbers(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J7, J12."""
+    """PROTOCOL J6, J11."""
     path = await worker.begin()
     await worker.claim()
     await worker.job.fail("ODD", "It went wrong.")
@@ -275,25 +276,25 @@ async def test_a_retry_goes_on_with_the_numbers(client: httpx.AsyncClient, worke
 
 
 async def test_deleting_ends_whoever_watches(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J8."""
+    """PROTOCOL J7."""
     path = await worker.begin()
     await worker.claim()
     await worker.complete()
     path = await worker.begin()
-    async with client.stream("GET", f"{path}/events") as stream, dial(client, worker.id) as socket:
+    async with client.stream("GET", f"{path}/events") as stream, dial(client, worker.id) as opened:
         events = frames(stream)
         await anext(events)
-        await socket.recv()
+        await opened.recv()
         assert (await client.delete(path)).status_code == 204
         with anyio.fail_after(5):
             assert [event.type async for event in events] in ([], ["cancelled"])
-            _, code, _ = await drained(socket)
+            _, code, _ = await drained(opened)
     assert code in (4404, 1000)  # where it still saw the cancel, that was the end
     error_of(await client.get(f"{path}/events"), 404, "INTEGRATION_NOT_FOUND")
 
 
 async def test_silence_is_broken_by_comments(settings: Settings) -> None:
-    """PROTOCOL J12, J13."""
+    """PROTOCOL J11, J12."""
     async with (
         live(msgspec.structs.replace(settings, ping_s=0.2)) as web,
         web.client() as client,
@@ -306,13 +307,40 @@ async def test_silence_is_broken_by_comments(settings: Settings) -> None:
                 async for line in stream.aiter_lines():
                     if line == ": ping":
                         break
-            async with dial(client, worker.id) as socket:
-                await socket.recv()
-                assert [await socket.recv() for _ in range(2)] == ['{"type":"ping"}'] * 2
+            async with dial(client, worker.id) as opened:
+                await opened.recv()
+                assert [await opened.recv() for _ in range(2)] == ['{"type":"ping"}'] * 2
+
+
+async def test_a_client_that_takes_nothing_is_let_go(settings: Settings) -> None:
+    """PROTOCOL J11."""
+    async with (
+        live(msgspec.structs.replace(settings, send_timeout_s=0.5)) as web,
+        web.client() as client,
+        open_pool(web.settings) as stored,
+    ):
+        worker = Worker(client, stored, web.settings)
+        path = await worker.begin()
+        await stored.execute(
+            """INSERT INTO integration_events (integration, seq, type, data)
+            SELECT $1, n, 'log', json_build_object('type', 'log', 'seq', n, 'filler', repeat('x', 500000))
+            FROM generate_series(2, 60) AS n""",
+            worker.id,
+        )
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((client.base_url.host, client.base_url.port or 0))
+            connection.sendall(f"GET {path}/events HTTP/1.1\r\nhost: x\r\nx-api-key: {web.key}\r\n\r\n".encode())
+
+            async def let_go() -> bool:
+                text = (await client.get("/metrics")).text
+                return "reprise_slow_observers_total 1.0" in text and 'observers{kind="integration"} 0.0' in text
+
+            await until(let_go)
 
 
 async def test_a_stopping_process_ends_its_streams_cleanly(settings: Settings) -> None:
-    """PROTOCOL J12, J13."""
+    """PROTOCOL J11, J12."""
     async with AsyncExitStack() as stack:
         web = await stack.enter_async_context(live(settings))
         ended: list[Any] = []
@@ -324,8 +352,8 @@ async def test_a_stopping_process_ends_its_streams_cleanly(settings: Settings) -
                     ended.append([event.type async for event in frames(stream)])  # a cut would raise
 
             async def listen() -> None:
-                async with dial(client, worker.id) as socket:
-                    ended.append((await drained(socket))[1])
+                async with dial(client, worker.id) as opened:
+                    ended.append((await drained(opened))[1])
 
             async with anyio.create_task_group() as group:
                 group.start_soon(follow)
@@ -349,40 +377,40 @@ def dial(client: httpx.AsyncClient, integration_id: str, query: str = "", *, key
 
 
 async def test_a_socket_gets_the_same(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J13."""
+    """PROTOCOL J12."""
     await worker.begin()
-    async with dial(client, worker.id) as socket:
+    async with dial(client, worker.id) as opened:
         await worker.claim()
         await worker.say("a", "b")
         await worker.complete()
-        texts, code, _ = await drained(socket)
+        texts, code, _ = await drained(opened)
     told = [event.data for event in await worker.told()]
     assert ([json.loads(text) for text in texts], code) == ([json.loads(text) for text in told], 1000)
     for cursor in (2, len(told)):
-        async with dial(client, worker.id, f"?after={cursor}") as socket:
-            assert (await drained(socket))[:2] == (texts[cursor:], 1000)
-    async with dial(client, worker.id, f"?after={len(told) + 1}") as socket:
-        again, code, _ = await drained(socket)
+        async with dial(client, worker.id, f"?after={cursor}") as opened:
+            assert (await drained(opened))[:2] == (texts[cursor:], 1000)
+    async with dial(client, worker.id, f"?after={len(told) + 1}") as opened:
+        again, code, _ = await drained(opened)
     assert (json.loads(again[0])["type"], again[1:], code) == ("gap", texts, 1000)
 
 
 async def test_a_socket_cancels(web: Live, client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J13."""
+    """PROTOCOL J12."""
     path = await worker.begin()
     reader = await key_for(web, None, "integrations:read")
-    async with web.client(reader) as other, dial(other, worker.id) as socket:
-        await socket.send('{"type": "cancel"}')
-        assert (await drained(socket))[1] == 4403
-    async with dial(client, worker.id) as socket:
-        await socket.send("nonsense")
-        await socket.send('{"type": "cancel"}')
-        texts, code, _ = await drained(socket)
+    async with web.client(reader) as other, dial(other, worker.id) as opened:
+        await opened.send('{"type": "cancel"}')
+        assert (await drained(opened))[1] == 4403
+    async with dial(client, worker.id) as opened:
+        await opened.send("nonsense")
+        await opened.send('{"type": "cancel"}')
+        texts, code, _ = await drained(opened)
     assert (json.loads(texts[-1])["type"], code) == ("cancelled", 1000)
     assert (await client.get(f"{path}/status")).json()["status"] == "cancelled"
 
 
 async def test_what_a_socket_is_refused_for(web: Live, client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J13, J9."""
+    """PROTOCOL J12, J8."""
     await worker.begin()
     refused: list[tuple[str, bool, int]] = [
         ("", False, 4401),
@@ -391,18 +419,18 @@ async def test_what_a_socket_is_refused_for(web: Live, client: httpx.AsyncClient
         ("?user_id=else", True, 4404),
     ]
     for query, key, code in refused:
-        async with dial(client, worker.id, query, key=key) as socket:
-            assert (await drained(socket))[:2] == ([], code), query
+        async with dial(client, worker.id, query, key=key) as opened:
+            assert (await drained(opened))[:2] == ([], code), query
     async with web.client(await key_for(web, f"u{secrets.token_hex(3)}", "integrations:read")) as other:
         for name in (worker.id, "int_nope"):
-            async with dial(other, name) as socket:
-                assert (await drained(socket))[1:] == (4404, "INTEGRATION_NOT_FOUND: there is no such integration")
+            async with dial(other, name) as opened:
+                assert (await drained(opened))[1:] == (4404, "INTEGRATION_NOT_FOUND: there is no such integration")
 
 
 async def test_a_token_opens_its_integration_and_nothing_else(
     web: Live, client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    """PROTOCOL J14, C2, K1."""
+    """PROTOCOL J13, C2, K1."""
     other = await worker.begin()
     other_id = worker.id
     await worker.claim()
@@ -416,10 +444,10 @@ async def test_a_token_opens_its_integration_and_nothing_else(
         async with browser.stream("GET", f"{path}/events", params=token) as stream:
             assert (await anext(frames(stream))).type == "progress"
         assert (await browser.get(f"{path}/status", params=token)).json()["integration_id"] == worker.id
-        async with dial(client, worker.id, f"?token={token['token']}", key=False) as socket:
-            assert json.loads(await socket.recv())["type"] == "progress"
-            await socket.send('{"type": "cancel"}')
-            assert (await drained(socket))[1] == 1000
+        async with dial(client, worker.id, f"?token={token['token']}", key=False) as opened:
+            assert json.loads(await opened.recv())["type"] == "progress"
+            await opened.send('{"type": "cancel"}')
+            assert (await drained(opened))[1] == 1000
         for method, refused in (
             *(("GET", path), ("DELETE", path), ("POST", f"{path}/cancel"), ("POST", f"{path}/retry"), ("GET", API)),
         ):
@@ -428,12 +456,12 @@ async def test_a_token_opens_its_integration_and_nothing_else(
             error_of(await browser.get(f"{other}/{rest}", params=token), 404, "INTEGRATION_NOT_FOUND")
         error_of(await browser.get("/v1/events", params=token), 403, "FORBIDDEN")
         error_of(await browser.get(f"/v1/messages/async/{worker.id}/status", params=token), 401, "UNAUTHORIZED")
-        async with dial(client, other_id, f"?token={token['token']}", key=False) as socket:
-            assert (await drained(socket))[1] == 4404
+        async with dial(client, other_id, f"?token={token['token']}", key=False) as opened:
+            assert (await drained(opened))[1] == 4404
 
 
 async def test_whom_a_token_is_made_for(web: Live, client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J14, K1."""
+    """PROTOCOL J13, K1."""
     await worker.begin()
     for body in ({}, {"integration_id": worker.id, "feed": True}, {"integration_id": worker.id, "message_ids": ["a"]}):
         error_of(await client.post("/v1/stream-tokens", json=body), 422, "VALIDATION_ERROR")
@@ -446,7 +474,7 @@ async def test_whom_a_token_is_made_for(web: Live, client: httpx.AsyncClient, wo
 
 
 async def test_a_token_finds_another_users_by_itself(web: Live, stored: Database) -> None:
-    """PROTOCOL J14."""
+    """PROTOCOL J13."""
     async with web.client(await key_for(web, None, "integrations:read", "integrations:write")) as unbound:
         sent = {"chat_data": [{"role": "user", "content": "x"}], "user_id": "ada"}
         begun = (await unbound.post(f"{API}/chat", json=sent)).json()
@@ -458,7 +486,7 @@ async def test_a_token_finds_another_users_by_itself(web: Live, stored: Database
 
 
 async def test_nobody_watching_leaves_nothing_behind(client: httpx.AsyncClient, worker: Worker) -> None:
-    """PROTOCOL J11."""
+    """PROTOCOL J10."""
     path = await worker.begin()
 
     async def watchers() -> float:

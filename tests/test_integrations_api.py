@@ -292,7 +292,7 @@ async def test_the_list_is_paged_and_narrowed(client: httpx.AsyncClient, stored:
 async def test_cancelling_again_is_the_same_and_too_late_is_a_conflict(
     client: httpx.AsyncClient, stored: Database
 ) -> None:
-    """PROTOCOL J6."""
+    """PROTOCOL J5."""
     begun = await begin(client)
     expected = {
         "message": "Integration cancelled successfully",
@@ -311,7 +311,7 @@ async def test_cancelling_again_is_the_same_and_too_late_is_a_conflict(
 
 
 async def test_retrying_takes_what_failed(client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J7."""
+    """PROTOCOL J6."""
     begun = await begin(client)
     error_of(await client.post(f"{API}/{begun['integration_id']}/retry"), 409, "CONFLICT")
     claimed = await job.claim(stored, lambda _: None)
@@ -328,7 +328,7 @@ async def test_retrying_takes_what_failed(client: httpx.AsyncClient, stored: Dat
 
 
 async def test_a_token_is_needed_again_where_its_source_is(client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J7."""
+    """PROTOCOL J6."""
     begun = await begin(client, "social", json={"platform": "reddit", "auth_token": "one"})
     claimed = await job.claim(stored, lambda _: None)
     assert claimed is not None
@@ -348,7 +348,7 @@ async def test_a_token_is_needed_again_where_its_source_is(client: httpx.AsyncCl
 
 
 async def test_deleting_leaves_or_takes_what_was_brought(client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J8."""
+    """PROTOCOL J7."""
 
     async def there() -> tuple[int, int]:
         chats = (await client.get("/api/chat-history/count")).json()["count"]
@@ -371,7 +371,7 @@ async def test_deleting_leaves_or_takes_what_was_brought(client: httpx.AsyncClie
 
 
 async def test_deleting_ends_one_that_is_active(client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J8."""
+    """PROTOCOL J7."""
     begun = await begin(client)
     claimed = await job.claim(stored, lambda _: None)
     assert claimed is not None
@@ -385,7 +385,7 @@ async def test_deleting_ends_one_that_is_active(client: httpx.AsyncClient, store
 async def test_nobody_sees_or_touches_anothers(
     web: Live, client: httpx.AsyncClient, stored: Database, user: str
 ) -> None:
-    """PROTOCOL J9."""
+    """PROTOCOL J8."""
     begun = await begin(client)
     path = f"{API}/{begun['integration_id']}"
     async with (
@@ -411,7 +411,7 @@ async def test_nobody_sees_or_touches_anothers(
 async def test_whose_it_is_may_be_said_anywhere(
     web: Live, client: httpx.AsyncClient, stored: Database, user: str
 ) -> None:
-    """PROTOCOL J9."""
+    """PROTOCOL J8."""
     late = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhello\r\n'
         b'--b\r\nContent-Disposition: form-data; name="user_id"\r\n\r\n%b\r\n--b--\r\n'
@@ -492,7 +492,7 @@ async def test_whose_it_is_may_be_said_anywhere(
 async def test_every_wrong_field_is_named_and_nothing_begun(
     client: httpx.AsyncClient, stored: Database, path: str, sent: dict[str, Any], wrong: list[str]
 ) -> None:
-    """PROTOCOL J10."""
+    """PROTOCOL J9."""
     assert fields(await client.post(f"{API}/{path}", **sent)) == wrong
     assert await count(stored) == 0
 
@@ -521,14 +521,14 @@ async def test_unknown_fields_are_named_in_a_warning(client: httpx.AsyncClient, 
 async def test_what_cannot_be_read_is_refused(
     client: httpx.AsyncClient, stored: Database, path: str, kind: str, raw: bytes, code: int
 ) -> None:
-    """PROTOCOL J10."""
+    """PROTOCOL J9."""
     answer = await client.post(f"{API}/{path}", content=raw, headers={"Content-Type": kind})
     error_of(answer, code, {400: "BAD_REQUEST", 415: "UNSUPPORTED_MEDIA_TYPE", 422: "VALIDATION_ERROR"}[code])
     assert await count(stored) == 0
 
 
 async def test_a_form_broken_off_leaves_nothing(client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J10."""
+    """PROTOCOL J9."""
     raw = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n' + b"x" * 3_000_000
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     error_of(await client.post(f"{API}/files", content=raw, headers=headers), 400, "BAD_REQUEST")
@@ -536,7 +536,7 @@ async def test_a_form_broken_off_leaves_nothing(client: httpx.AsyncClient, store
 
 
 async def test_a_client_that_goes_away_leaves_nothing(web: Live, client: httpx.AsyncClient, stored: Database) -> None:
-    """PROTOCOL J10."""
+    """PROTOCOL J9."""
     head = (
         f"POST {API}/files HTTP/1.1\r\nHost: x\r\nX-API-Key: {client.headers['x-api-key']}\r\n"
         "Content-Length: 9000000\r\n"
@@ -564,7 +564,7 @@ async def test_a_client_that_goes_away_leaves_nothing(web: Live, client: httpx.A
 async def test_more_than_the_limit_is_refused_while_it_comes(
     client: httpx.AsyncClient, stored: Database, declared: bool, kind: str
 ) -> None:
-    """PROTOCOL J10."""
+    """PROTOCOL J9."""
     start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' if "multipart" in kind else b"["
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -649,7 +649,7 @@ async def test_answers_are_what_the_document_says(client: httpx.AsyncClient, sto
 
 
 async def test_while_postgresql_is_away_every_route_says_so(short_tmp: Path) -> None:
-    """PROTOCOL J10, J14."""
+    """PROTOCOL J9, J13."""
     async with system(short_tmp, workers=0) as deployment, deployment.client() as client:
         begun = await begin(client)
         path = f"{API}/{begun['integration_id']}"

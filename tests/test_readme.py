@@ -6,9 +6,11 @@ import json
 import subprocess
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from app.database import open_pool
+from tests.integration_rig import worker
 from tests.system import System
 from tests.test_history_store import drain
 
@@ -16,9 +18,9 @@ SHELL = "/usr/local/bin:/usr/bin:/bin"
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def block(title: str) -> str:
-    """The shell commands below a heading."""
-    return README.split(f"## {title}\n")[1].split("```sh\n")[1].split("```")[0]
+def block(title: str, number: int = 1) -> str:
+    """The shell commands below a heading, of its first block or a later one."""
+    return README.split(f"## {title}\n")[1].split("```sh\n")[number].split("```")[0]
 
 
 async def printed(live: System, commands: str, **variables: str) -> str:
@@ -64,3 +66,15 @@ async def test_bring_the_past_along(live: System) -> None:
     assert found["results"][0]["messageId"] == "m-2"
     assert "[1] 2026-04-27, A walk. assistant: Along the Douro." in injected["content"]
     assert 0 < injected["tokenCount"] <= 200
+
+
+async def test_what_comes_in_the_background_is_watched_to_its_end(live: System) -> None:
+    key = await live.key_of("readme-integrations")
+    async with open_pool(live.settings) as database, anyio.create_task_group() as group:
+        await database.execute("DELETE FROM integrations")  # of other tests: nothing here may pull what they named
+        group.start_soon(worker(database).run)  # there is no background process in this deployment
+        said = await printed(live, block("Bring the past along", 2), KEY=key, PATH=SHELL)
+        group.cancel_scope.cancel()
+    events = [line for line in said.splitlines() if line.startswith("event: ")]
+    assert events[0] == "event: progress"
+    assert events[-1] == "event: completed"
