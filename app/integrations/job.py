@@ -24,7 +24,7 @@ import structlog
 
 from app import ids
 from app.database import Database
-from app.errors import ClaimLost, RepriseError, Unavailable
+from app.errors import ClaimLost, NotFound, RepriseError, Unavailable
 from app.integrations.integration import STEPS, Integration, Pace, percentage, shown
 from app.integrations.store import COLUMNS, PART_BYTES, EventType, item_error, tell, to_integration
 from app.integrations.types import Problem
@@ -363,6 +363,8 @@ class Job:
                 code,
                 clean(message)[:LONGEST_REASON],
             )
+            if row is None:
+                raise ClaimLost("the integration was deleted")
             await self._processed(connection, item)
             await self._count(connection, errors=1)
             await self._error(connection, row)
@@ -466,7 +468,10 @@ class Job:
         await self._tell(connection, "progress")
 
     async def _tell(self, connection: asyncpg.Connection, kind: EventType, extra: dict[str, Any] | None = None) -> None:
-        self._row = await tell(connection, self.id, kind, extra)
+        try:
+            self._row = await tell(connection, self.id, kind, extra)
+        except NotFound:
+            raise ClaimLost("the integration was deleted") from None
 
     async def complete(self) -> None:
         """It is through: completed, or failed where not one of its items could be brought."""

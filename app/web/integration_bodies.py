@@ -18,6 +18,7 @@ from msgspec import Meta
 from app.errors import BadRequest, ValidationFailed
 from app.integrations.exports.reader import PLATFORMS
 from app.integrations.integration import StatusBody, Type
+from app.integrations.records import Mapping
 from app.memory.types import Category
 from app.web.answers import When
 from app.web.history_bodies import Platform
@@ -38,7 +39,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8000}")
 _OURS = {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "accept-encoding"}
 
 Label = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-Path = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Dotted = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Secret = Annotated[str, Meta(min_length=1, max_length=8_000, pattern=r"^[\x21-\x7e]+$")]
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -92,21 +93,6 @@ class SocialJson(SocialForm, kw_only=True):
     auth_token: Secret
 
 
-class Mapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Where in a record its fields are: dotted paths. ``text`` may be several, or a template: ``{title}: {body}``."""
-
-    text: (
-        Annotated[str, Meta(min_length=1, max_length=1_000)]
-        | Annotated[list[Path], Meta(min_length=1, max_length=20)]
-        | None
-    ) = None
-    id: Path | None = None
-    timestamp: Path | None = None
-    title: Path | None = None
-    category: Path | None = None
-    metadata: Annotated[dict[Annotated[str, Meta(min_length=1, max_length=100)], Path], Meta(max_length=20)] = {}
-
-
 class ApiJson(_Common, kw_only=True):
     """Either ``url``, pulled with ``headers``, or ``records``. ``headers`` are kept until the work ends."""
 
@@ -115,7 +101,7 @@ class ApiJson(_Common, kw_only=True):
     mapping: Mapping | None = None
     headers: Annotated[dict[str, str], Meta(max_length=MOST_HEADERS)] | None = None
     format: Literal["auto", "json", "ndjson"] = "auto"
-    records_path: Path | None = None
+    records_path: Dotted | None = None
     platform: Platform = "api"
     category: Category | None = None
     infer: bool = False

@@ -54,19 +54,19 @@ class Watching:
         """`find_integration`."""
         return await find_integration(self.database, scope, integration_id, user)
 
-    async def wake(self, integration_id: str) -> None:
-        """A worker hears that there is one to take."""
-        await self._hint(store.CHANNEL, integration_id)
+    async def wake(self) -> None:
+        """A worker hears that there is one to take. Its id is not said: who has it already would think it cancelled."""
+        await self._hint(store.CHANNEL, "")
 
-    async def changed(self, integration_id: str) -> None:
-        """Workers and watchers of every process hear that something became of it."""
+    async def ended(self, integration_id: str) -> None:
+        """Its worker hears that it has nothing more to do, watchers of every process that there is something to see."""
         await self._hint(store.CHANNEL, integration_id)
         await self._hint(store.TOLD_CHANNEL, integration_id)
 
     async def cancel(self, integration: Integration) -> None:
         """Raises Conflict when it ended otherwise."""
         await store.cancel(self.database, integration)
-        await self.changed(integration.id)
+        await self.ended(integration.id)
 
 
 def begun(scope: Scope, integration: Integration) -> Begun:

@@ -142,7 +142,7 @@ class Coming:
             once = (hashlib.sha256(parts.encode()).digest(), self._content.digest())
         asked = {"memories": body.memories} | request
         made = await receiving.ready(kind, platform, asked, name=body.name, secret=secret, once=once)
-        await self._watching.wake(made.id)
+        await self._watching.wake()
         return json_reply(begun(self._scope, made), status=202, headers=warning(self._unknown))
 
     async def drop(self) -> None:

@@ -152,7 +152,7 @@ class IntegrationRoutes(PersonRoutes):
             if problems := _retry_problems(found, body):
                 raise ValidationFailed(problems, integration_id=found.id)
             again = await store.retry(routes.database, found, body.secret())
-            await watching.changed(again.id)
+            await watching.wake()
             return json_reply(begun(request.scope, again), status=202, headers=warning(unknown))
 
         @delete(
@@ -183,7 +183,7 @@ class IntegrationRoutes(PersonRoutes):
             for start in range(0, len(conversations), AT_ONCE):
                 await chats.delete(self.database, owner, conversations[start : start + AT_ONCE])
         await store.delete(self.database, integration)
-        await self.watching.changed(integration.id)
+        await self.watching.ended(integration.id)
 
 
 def _retry_problems(integration: Integration, body: Retry) -> list[tuple[str, str]]:
