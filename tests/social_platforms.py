@@ -219,6 +219,7 @@ class LinkedIn(Platform):
         super().__init__(clock)
         self.page = page
         self.openid = True
+        self.names: Any = {"sub": "s", "name": "Ada B", "given_name": "Ada", "family_name": "Byrne", "locale": {}}
         self.host = ""
         self.domains: dict[str, list[Any]] = {domain: linkedin_rows(file) for domain, file in DOMAIN_FILES.items()}
 
@@ -231,16 +232,7 @@ class LinkedIn(Platform):
                 return Reply(
                     403, {"status": 403, "message": "Not enough permissions to access: userinfo.GET.NO_VERSION"}
                 )
-            return Reply(
-                body={
-                    "sub": "s",
-                    "name": "Ada Byrne",
-                    "given_name": "Ada",
-                    "family_name": "Byrne",
-                    "locale": {"country": "PT"},
-                    "email_verified": True,
-                }
-            )
+            return Reply(body=self.names | {"email_verified": True})
         if asked.path != "/rest/memberSnapshotData" or asked.query.get("q") != "criteria":
             return Reply(404, {"status": 404})
         domain, start = asked.query["domain"], int(asked.query.get("start", "0"))

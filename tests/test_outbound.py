@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpcore
 import pytest
 from hypothesis import given
@@ -285,7 +286,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-async def test_tls_names_and_verifies_the_host_not_the_address(certificate: Path) -> None:
+async def test_tls_names_and_verifies_the_host_not_the_address(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
     named: list[str | None] = []
@@ -300,6 +303,10 @@ async def test_tls_names_and_verifies_the_host_not_the_address(certificate: Path
             other = await failure(outbound, "https://other.example/")
             assert other.code == "UNREACHABLE"
             assert "not valid for 'other.example'" in other.message
+        with monkeypatch.context() as environment:
+            environment.setenv("SSL_CERT_FILE", str(certificate))
+            async with open_outbound(**more) as outbound:
+                assert (await get(outbound, "https://shop.example/")).body == b"ok"
         async with open_outbound(**more) as outbound:
             assert "CERTIFICATE_VERIFY_FAILED" in (await failure(outbound, "https://shop.example/")).message
 
@@ -377,6 +384,32 @@ async def test_a_bomb_counts_what_it_unpacks_to(outbound: Outbound, packed: byte
                     longest = max(longest, len(piece))
         assert caught.value.code == "TOO_LARGE"
         assert longest <= 65_536
+
+
+async def test_others_get_their_turns_while_little_is_unpacked_to_much(outbound: Outbound) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    packed = gzip.compress(b"0" * 20 * MB)
+    async with (
+        site(say(Reply(body=packed, headers={"content-encoding": "gzip"}))) as made,
+        anyio.create_task_group() as group,
+        outbound.open("GET", made.url, most_bytes=20 * MB, seconds=10) as answer,
+    ):
+        group.start_soon(count)
+        pieces = aiter(answer)
+        await anext(pieces)
+        before, read = turns, 0
+        async for _ in pieces:
+            read += 1
+        group.cancel_scope.cancel()
+    assert read > 300
+    assert turns - before > 300
 
 
 async def test_a_body_that_never_ends(outbound: Outbound) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from app.errors import OutboundFailed
+from app.integrations.social.api import reddit, twitter
 from app.integrations.social.api.open import open_api
 from app.integrations.social.api.types import Found, Page
 from app.integrations.social.read import read_archive
@@ -194,10 +197,11 @@ async def test_a_redirect_does_not_get_the_token(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("made", PLATFORMS)
-async def test_a_cursor_that_is_none(made: type[Any], clock: Clock) -> None:
+@pytest.mark.parametrize("cursor", ["", "nowhere:1", "INBOX:²", "INBOX"])
+async def test_a_cursor_that_is_none(made: type[Any], cursor: str, clock: Clock) -> None:
     async with opened(made(clock)) as api:
         with pytest.raises(Unreadable) as caught:
-            await all_pages(api, "nowhere:1")
+            await all_pages(api, cursor)
     assert caught.value.code == "BAD_CURSOR"
 
 
@@ -249,6 +253,28 @@ async def test_a_day_s_limit_of_x_is_seen(clock: Clock) -> None:
             await api.authenticate()
     assert (caught.value.code, caught.value.retryable) == ("RATE_LIMITED", True)
     assert clock.slept == [900.0] * 4  # never longer, and not for ever
+
+
+async def test_a_refusal_without_a_date_is_read_by_our_own_clock(clock: Clock) -> None:
+    platform = X(clock)
+    headers = {"x-rate-limit-remaining": "0", "x-rate-limit-reset": str(int(time.time()) + 500)}
+    platform.scripted = [Reply(429, headers=headers)]
+    async with opened(platform) as api:
+        await api.authenticate()
+    (slept,) = clock.slept
+    assert 100 < slept <= 501
+
+
+def test_what_x_and_reddit_say_of_their_limits() -> None:
+    both = {"x-rate-limit-remaining": "0", "x-rate-limit-reset": "1030"}
+    both |= {"x-app-limit-24hour-remaining": "0", "x-app-limit-24hour-reset": "1090"}
+    assert twitter.limit(httpx.Headers(both), 1000.0) == 90.0
+    assert twitter.limit(httpx.Headers(both | {"x-app-limit-24hour-remaining": "1"}), 1000.0) == 30.0
+    assert twitter.limit(httpx.Headers(both), 2000.0) == 0.0
+    assert twitter.limit(httpx.Headers({"x-rate-limit-remaining": "0"}), 1000.0) is None
+    for left, expected in (("0.0", 7.0), ("0.9", 7.0), ("1.0", None), ("99", None), ("many", None)):
+        headers = httpx.Headers({"x-ratelimit-remaining": left, "x-ratelimit-reset": "7"})
+        assert reddit.limit(headers, 0.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -422,7 +448,7 @@ async def test_a_comment_that_cannot_be_read_costs_itself_alone(clock: Clock) ->
         reddit_comment("c1"),
         reddit_comment("c2", body=7),
         reddit_comment("c3", created_utc=1e30),
-        {"kind": "t9", "data": {"id": "x"}},
+        {"kind": "t9", "data": reddit_comment("c9")["data"]},
         reddit_comment("c4", created_utc=None),
     ]
     async with opened(platform) as api:
@@ -464,6 +490,9 @@ async def test_a_token_without_openid_is_known_by_the_profile(clock: Clock) -> N
     async with opened(platform) as api:
         assert await api.authenticate() == "Ada Byrne"
         expected = await all_pages(api)
+    platform.openid, platform.names = True, {"sub": "s"}
+    async with opened(platform) as api:
+        assert await api.authenticate() == "Ada Byrne"
     platform.domains["PROFILE"] = []
     async with opened(platform) as api:
         assert await api.authenticate() == "a LinkedIn member"

@@ -57,7 +57,7 @@ async def open_outbound(
     """A client for as long as the block. ``resolve`` gives a name's addresses, ``network`` connects to one of them."""
     backend = CheckedBackend(allow_private, resolve or Names().resolve, network or httpcore.AnyIOBackend())
     async with httpcore.AsyncConnectionPool(
-        ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+        ssl_context=ssl_context or httpx.create_ssl_context(),
         max_connections=None,
         max_keepalive_connections=KEPT_CONNECTIONS,
         keepalive_expiry=KEPT_S,

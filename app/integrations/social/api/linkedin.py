@@ -12,6 +12,7 @@ Choices:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs, urlsplit
@@ -30,6 +31,7 @@ from app.integrations.types import Problem, Unreadable
 
 VERSION = "202312"
 
+_POSITION = re.compile(r"[0-9]{1,9}")
 _PROFILE, _SKILLS, _INBOX = "PROFILE", "SKILLS", "INBOX"
 _ITEMS: dict[str, tuple[ItemKind, Callable[[Row], Item | None]]] = {
     _PROFILE: ("profile", linkedin.profile),
@@ -76,13 +78,11 @@ class LinkedInApi:
 
     async def authenticate(self) -> str:
         if self._name is None:
-            try:
-                self._name = await self._from_openid()
-            except Unreadable as refused:
-                if refused.code != "FORBIDDEN":
-                    raise
+            name = await self._from_openid()
+            if not name:
                 profile = await self._slice(_PROFILE, 0)
-                self._name = linkedin.full_name(profile.rows[0]) if profile.rows else ""
+                name = linkedin.full_name(profile.rows[0]) if profile.rows else ""
+            self._name = name
         return self._name or "a LinkedIn member"
 
     async def discover(self) -> list[Found]:
@@ -107,7 +107,13 @@ class LinkedInApi:
         raise self._asker.bad_answer("pages without end")
 
     async def _from_openid(self) -> str:
-        answer = await self._asker.ask("/v2/userinfo")
+        """The member's name, empty when the token does not permit asking for it."""
+        try:
+            answer = await self._asker.ask("/v2/userinfo")
+        except Unreadable as refused:
+            if refused.code != "FORBIDDEN":
+                raise
+            return ""
         try:
             user = shaped(msgspec.json.encode(answer), _User)
         except BAD:
@@ -173,7 +179,7 @@ def _start(href: str) -> int | None:
         written = parse_qs(urlsplit(href).query).get("start", [""])[0]
     except ValueError:
         return None
-    return int(written) if written.isascii() and written.isdigit() and len(written) < 10 else None
+    return int(written) if _POSITION.fullmatch(written) else None
 
 
 def _cursor(domain: str, following: int | None) -> str | None:
@@ -185,6 +191,6 @@ def _cursor(domain: str, following: int | None) -> str | None:
 
 def _place(cursor: str) -> tuple[str, int]:
     domain, _, start = cursor.partition(":")
-    if domain not in DOMAINS or not start.isdigit():
+    if domain not in DOMAINS or not _POSITION.fullmatch(start):
         raise Unreadable("BAD_CURSOR", "This is no place in the pages of LinkedIn.")
     return domain, int(start)

@@ -74,7 +74,7 @@ class RedditApi:
 
     async def pages(self, cursor: str | None = None) -> AsyncIterator[Page]:
         name = await self._me()
-        listing, _, after = (cursor or "submitted:").partition(":")
+        listing, _, after = ("submitted:" if cursor is None else cursor).partition(":")
         if listing not in _LISTINGS:
             raise Unreadable("BAD_CURSOR", "This is no place in the pages of Reddit.")
         for _ in range(MOST_PAGES):
