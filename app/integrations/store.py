@@ -47,7 +47,6 @@ COLUMNS = ", ".join(
 )
 """The columns of ``integrations i JOIN owners o`` that make an `Integration`."""
 RECEIVING_KEPT, KEYS_KEPT, EVENTS_KEPT = "1 hour", "24 hours", "7 days"
-IDEMPOTENCY = "24 hours"
 LAST_SEQ = 2**63 - 1
 LEARNED = 20
 """Memories shown with an integration, newest first."""
@@ -118,7 +117,7 @@ class Receiving:
                 await connection.execute(
                     f"""UPDATE integrations SET key_hash = NULL, body_hash = NULL
                     WHERE owner = (SELECT owner FROM integrations WHERE id = $1) AND key_hash = $2
-                    AND created_at < now() - interval '{IDEMPOTENCY}'""",  # noqa: S608 - constants
+                    AND created_at < now() - interval '{KEYS_KEPT}'""",  # noqa: S608 - constants
                     self.id,
                     once[0],
                 )
@@ -381,13 +380,9 @@ async def brought(database: Database, integration: Integration) -> tuple[list[st
 
 
 async def purge(database: Database) -> None:
-    """Removes what nobody sends any more, and the progress of what ended long ago; Idempotency-Keys are forgotten."""
+    """Removes what nobody sends any more, and the progress of what ended long ago."""
     await database.execute(
         f"DELETE FROM integrations WHERE status = 'receiving' AND created_at < now() - interval '{RECEIVING_KEPT}'"  # noqa: S608
-    )
-    await database.execute(
-        f"""UPDATE integrations SET key_hash = NULL, body_hash = NULL
-        WHERE key_hash IS NOT NULL AND created_at < now() - interval '{KEYS_KEPT}'"""  # noqa: S608
     )
     await database.execute(
         f"""DELETE FROM integration_events e USING integrations i WHERE e.integration = i.id AND e.type = 'progress'

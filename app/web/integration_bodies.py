@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Meta
 
-from app.errors import BadRequest, ValidationFailed
+from app.errors import BadRequest, OutboundFailed, ValidationFailed
 from app.integrations.exports.reader import PLATFORMS
 from app.integrations.integration import StatusBody, Type
 from app.integrations.records import Mapping
 from app.memory.types import Category
+from app.outbound import checked_headers, checked_url
 from app.web.answers import When
 from app.web.history_bodies import Platform
 from app.web.memory_bodies import Errors, Name
@@ -34,9 +34,6 @@ SPELT = {"x": "twitter"}
 INLINE = ("export", "chat_data", "records")
 
 _LIST = re.compile(rb"\s*\[\s*[^\]\s]")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8000}")
-_OURS = {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "accept-encoding"}
 
 Label = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Dotted = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -229,7 +226,7 @@ def api_problems(body: ApiJson, inline: dict[str, memoryview]) -> Errors:
     if (body.url is None) == ("records" not in inline):
         found.append(("url", "give either url or records"))
     if body.url is not None:
-        found += _url_problems(body.url)
+        found += _refused("url", checked_url, body.url)
     elif body.headers:
         found.append(("headers", "are sent to a url, and there is none"))
     return found + header_problems(body)
@@ -238,24 +235,17 @@ def api_problems(body: ApiJson, inline: dict[str, memoryview]) -> Errors:
 def header_problems(body: ApiJson | Retry) -> Errors:
     found: Errors = []
     for name, value in (body.headers or {}).items():
-        if not _HEADER_NAME.fullmatch(name):
-            found.append(("headers", "holds what is no name of a header"))
-        elif name.lower() in _OURS:
-            found.append((f"headers.{name}", "may not be given: it follows from the connection"))
-        elif not _HEADER_VALUE.fullmatch(value):
-            found.append((f"headers.{name}", "must be printable ASCII of at most 8000 characters"))
+        found += _refused(f"headers.{name}", checked_headers, {name: value})
     return found
 
 
-def _url_problems(url: str) -> Errors:
+def _refused(field: str, check: Callable[[Any], Any], given: Any) -> Errors:
+    """Why `app.outbound` would not ask with it."""
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return [("url", "is no address")]
-    if not host or re.search(r"[\x00-\x20\x7f]", url):
-        return [("url", "is no address")]
-    return [("url", "may not hold a user or password: send them in headers")] if "@" in parts.netloc else []
+        check(given)
+    except OutboundFailed as error:
+        return [(field, error.message)]
+    return []
 
 
 def _members(raw: bytes | bytearray) -> dict[str, msgspec.Raw]:
