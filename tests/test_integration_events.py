@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from tests.live import Live, live
 from tests.memory_client import key_for, memory_web
 from tests.rig import until
 from tests.sse import Event, error_of, frames, parse
+from tests.system import system
 from tests.test_socket import drained
 
 API = "/v1/integrations"
@@ -508,3 +510,25 @@ async def test_nobody_watching_leaves_nothing_behind(client: httpx.AsyncClient, 
 
     await until(none)
     assert (await client.get(f"{path}/status")).json()["status"] == "pending"
+
+
+async def test_a_document_comes_all_the_way_through_processes_of_their_own(short_tmp: Path) -> None:
+    """PROTOCOL J1, J10."""
+    text = "\n\n".join(f"Note {n}. The ferry of pier {n} leaves at noon." for n in range(200))
+    async with (
+        system(short_tmp, workers=0, background=1, embedding_model="none") as deployment,
+        deployment.client() as client,
+    ):
+        fields = {"chunk_size": "200", "overlap": "0"}
+        began = await client.post(f"{API}/files", files={"file": ("ferries.md", text.encode())}, data=fields)
+        async with client.stream("GET", began.json()["events_url"]) as stream:
+            events = [event async for event in frames(stream)]
+        assert [event.data["seq"] for event in events] == list(range(1, len(events) + 1))
+        assert events[-1].type == "completed"
+        percentages = [event.data["status"]["progress"]["percentage"] for event in events]
+        assert percentages == sorted(percentages)
+        steps = list(dict.fromkeys(event.data["status"]["progress"]["current_step"] for event in events))
+        assert steps == ["upload", "parsing", "chunking", "memory_creation"]
+        shown = (await client.get(f"{API}/{began.json()['integration_id']}")).json()
+        assert shown["stats"]["memories_created"] > 40
+        assert "ferry of pier" in shown["memories"][0]["memory"]
