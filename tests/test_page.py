@@ -397,3 +397,24 @@ async def test_the_documentation_sends_what_is_filled_in_and_shows_the_answer(
     await feed.get_by_role("button", name="Stop").click()
     await expect(feed.locator(".said")).to_contain_text("stopped after")
     assert errors == []
+
+
+@needs_browser
+async def test_the_documentation_sends_files(context: BrowserContext, live_server: Any) -> None:
+    page = await context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(f"{live_server.base_url}/docs#key={live_server.key}")
+    files = page.locator("#bringFiles")
+    await files.locator("summary").click()
+    await files.get_by_label("chunk_size").fill("300")
+    chosen = [{"name": f"{name}.md", "mimeType": "text/markdown", "buffer": b"A note."} for name in ("a", "b")]
+    await files.locator("input[type=file]").set_input_files(chosen)
+    await files.get_by_role("button", name="Send").click()
+    await expect(files.locator(".said")).to_contain_text("202")
+
+    shown = page.locator("#readIntegration")
+    await shown.locator("summary").click()
+    await shown.get_by_role("button", name="Send").click()  # the id is that of the integration just begun
+    await expect(shown.locator(".answer")).to_contain_text('"chunk_size": 300')
+    assert errors == []
