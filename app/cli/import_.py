@@ -146,7 +146,7 @@ async def _send(resources: Resources, account: str, user: str, file: Path, what:
         while data := await source.read(PART_BYTES):
             await receiving.write(data)
     sent = await receiving.ready(what.type, what.platform, what.request, name=file.name)
-    await resources.hint(store.CHANNEL, sent.id)
+    await resources.hint(store.CHANNEL)  # without its id: who has it already would think it cancelled
     return sent
 
 
