@@ -40,5 +40,5 @@ Conversations from elsewhere
 ----------------------------
 ``POST /api/chat-history/ingest/custom-online`` (`web/history`) and ``reprise import`` (`integrations/exports`) queue
 snapshots (`history/uploads`); `workers/ingest` makes turns of them (`history/store`), in the same tables and the same
-search as those of messages.
+search as those of messages, and draws memories from them (`memory/drawing`) where their user wants that.
 """
