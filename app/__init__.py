@@ -8,14 +8,14 @@ meet only in those two:
 - **web** (`serve`, `web/`): parses, authorises, answers, streams. Knows no model.
 - **generate** (`work`, `workers/generate`): asks models (`llm/`) and writes every event of their answers.
 - **background** (`work`, `workers/loop`): consumes the feed of finished messages and remembers them
-  (`workers/remember`), stores conversations brought from elsewhere (`workers/ingest`), has a model read conversations
-  (`workers/extraction`), embeds and purges.
+  (`workers/remember`), stores what is brought from elsewhere (`workers/ingest`, `workers/integrate`), has a model read
+  conversations (`workers/extraction`), embeds and purges.
 
 What is stored
 --------------
 Redis: messages, their logs, queues and feeds; every key in `redis_keys`, every step that changes one in `lua/`.
-PostgreSQL: accounts, keys and secrets, all that is remembered (`memory/`), and what waits to be (`history/uploads`);
-every table in `migrations/`.
+PostgreSQL: accounts, keys and secrets, all that is remembered (`memory/`), what waits to be (`history/uploads`), and
+integrations with their events (`integrations/store`); every table in `migrations/`.
 
 The path of one message
 -----------------------
@@ -36,9 +36,13 @@ The path of one message
 7. `chat/liveness` runs in every process: workers found dead lose their claims, their messages start a new attempt;
    deadlines end messages; what died between two scripts is finished.
 
-Conversations from elsewhere
-----------------------------
-``POST /api/chat-history/ingest/custom-online`` (`web/history`) and ``reprise import`` (`integrations/exports`) queue
-snapshots (`history/uploads`); `workers/ingest` makes turns of them (`history/store`), in the same tables and the same
-search as those of messages, and draws memories from them (`memory/drawing`) where their user wants that.
+What comes from elsewhere
+-------------------------
+A conversation sent to ``POST /api/chat-history/ingest/custom-online`` (`web/history`) waits as a snapshot
+(`history/uploads`); `workers/ingest` makes turns of it (`history/store`), in the same tables and the same search as
+those of messages, and where their user wants that draws memories from them (`memory/drawing`). Exports, documents,
+social accounts and records of any API are integrations: received by `web/integrations` or ``reprise import``, kept with
+all that becomes of them in `integrations/store`, taken through the steps of their type (`integrations/kinds`) by
+`workers/integrate`, watched through `integrations/watch`. Addresses that strangers name are asked through `outbound`
+alone.
 """

@@ -19,6 +19,7 @@
     ├── RecallFailed            RECALL_FAILED           500     no: the message goes on without its memories
     ├── ExtractionFailed        EXTRACTION_FAILED       500     yes, by the background process
     ├── Unreadable              <given>                 422     no: of a file nothing can be read (`integrations/types`)
+    ├── OutboundFailed          <given>                 502     as given: an address somebody named (`outbound`)
     └── StartFailed             START_FAILED            500     no: an engine or setting stops the program
 
 Wire codes are those of PROTOCOL.md, Conventions.
@@ -171,6 +172,22 @@ class ExtractionFailed(RepriseError):
 
     code = "EXTRACTION_FAILED"
     retryable = True
+
+
+class OutboundFailed(RepriseError):
+    """A request to an address that somebody named has failed.
+
+    Codes: ADDRESS_REFUSED, HEADER_REFUSED, TOO_LARGE, TOO_SLOW, UNREACHABLE, HTTP_STATUS (``http_status`` tells which).
+    The message names the origin, never the path, the query or a header: they may hold secrets.
+    """
+
+    status = 502
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False, http_status: int | None = None) -> None:
+        super().__init__(message, details={} if http_status is None else {"status": http_status})
+        self.code = code
+        self.retryable = retryable
+        self.http_status = http_status
 
 
 class StartFailed(RepriseError):

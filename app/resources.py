@@ -95,10 +95,10 @@ class Resources:
             await cast(Any, self.redis).ping()
         return time.monotonic() - began
 
-    async def hint(self, channel: str) -> None:
+    async def hint(self, channel: str, about: str = "") -> None:
         """Tells whoever listens that there is something to do. They look by themselves too: losing it is harmless."""
         with suppress(Unavailable), redis_door():
-            await cast(Any, self.redis).publish(self.keys.channel(channel), b"")
+            await cast(Any, self.redis).publish(self.keys.channel(channel), about)
 
     async def ping_database(self) -> float:
         """Seconds a statement took. Raises Unavailable with the reason."""

@@ -48,6 +48,7 @@ from app.errors import StartFailed, ours_alone
 from app.feeds import Feeds
 from app.history import uploads
 from app.history.search import HistorySearch
+from app.integrations.watch import Hub
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
@@ -67,9 +68,13 @@ from app.tail import Tail
 from app.telemetry import Metrics, configure_logging, open_metrics
 from app.web.docs import docs_handlers
 from app.web.events_feed import feed_handlers
+from app.web.find import Finder
 from app.web.guard import Gate
 from app.web.health import Probes, health_handlers
 from app.web.history import HistoryRoutes
+from app.web.integration_events import Watching, watching_handlers
+from app.web.integration_intake import beginning_handlers
+from app.web.integrations import IntegrationRoutes
 from app.web.keys import key_handlers
 from app.web.memories import MemoryRoutes
 from app.web.messages import MessageRoutes
@@ -81,6 +86,7 @@ from app.web.several import several_handlers
 from app.web.shell import Shell
 from app.web.sockets import socket_handlers
 from app.web.sse import Streams
+from app.web.stream_tokens import token_handlers
 
 BACKLOG = 4_096
 MOST_AT_ONCE = 200_000
@@ -133,6 +139,8 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
     remembered = Remembered(resources.database, memories)
     model = _memory_model(resources, models)
     door = Observing(lifecycle, fanout, streams, remembered)
+    hub = Hub(resources.database, resources.keys)
+    watching = Watching(hub, streams, resources.hint)
     probes = Probes(
         redis=resources.ping_redis,
         postgresql=resources.ping_database,
@@ -147,6 +155,10 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
             *several_handlers(door),
             *socket_handlers(door, gate),
             *feed_handlers(door, feeds),
+            *watching_handlers(watching, gate),
+            *beginning_handlers(watching, settings.max_ingest_bytes),
+            *IntegrationRoutes(watching, memories, settings.max_body_bytes).handlers(),
+            *token_handlers(accounts, Finder(lifecycle, remembered), resources.database, settings.max_body_bytes),
             *_memory_handlers(resources, memories, embedder, model, metrics),
             *key_handlers(accounts, settings.max_body_bytes),
             *page_handlers(models.target("default").path == "demo"),
@@ -161,8 +173,9 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
     )
     web.app = Shell(litestar, settings, metrics, lambda path: methods_of(litestar, path))
     web.hosts = [tail.run, fanout.run, streams.run]
-    web.beside = [accounts.watch, Sweeper(lifecycle, metrics.took_over).run]
-    web.on_drain = [door.drain, feeds.drain]
+    hearing = partial(hub.run, resources.blocking_redis(block_s=None, connections=2))
+    web.beside = [accounts.watch, Sweeper(lifecycle, metrics.took_over).run, hearing]
+    web.on_drain = [door.drain, feeds.drain, hub.drain]
     return web
 
 

@@ -117,6 +117,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 20.0
     max_body_bytes: Annotated[int, Positive, Meta(description="largest JSON body")] = 8_000_000
     max_ingest_bytes: Annotated[int, Positive, Meta(description="largest body of a brought conversation")] = 52_428_800
+    linkedin_api_base: Annotated[str, Meta(description="address of LinkedIn's API")] = "https://api.linkedin.com"
+    twitter_api_base: Annotated[str, Meta(description="address of X's API")] = "https://api.x.com"
+    reddit_api_base: Annotated[str, Meta(description="address of Reddit's API")] = "https://oauth.reddit.com"
+    allow_private_addresses: Annotated[
+        bool, Meta(description="whether addresses that callers name may lead to this machine and its private networks")
+    ] = False
     ping_s: Annotated[float, Meta(gt=0, description="silence after which an open stream gets a comment")] = 15.0
     send_timeout_s: Annotated[float, Meta(gt=0, description="how long one write to a client may take")] = 30.0
     cors_origins: Annotated[list[str], Meta(description="origins that browsers may call from, `*` for all")] = []

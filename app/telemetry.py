@@ -49,8 +49,12 @@ def configure_logging(settings: Settings) -> None:
             logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         )
     else:
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default one prints variables: message contents
+        )
         structlog.configure(
-            processors=[*shared, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
+            processors=[*shared, console],
             wrapper_class=structlog.make_filtering_bound_logger(level),
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )

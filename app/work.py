@@ -24,6 +24,12 @@ from app.chat.lifecycle import Lifecycle
 from app.chat.liveness import Heart, Sweeper
 from app.errors import StartFailed
 from app.history import uploads
+from app.integrations import store as integrations
+from app.integrations.kinds.api import Api
+from app.integrations.kinds.chat import Chat
+from app.integrations.kinds.file import File
+from app.integrations.kinds.social import Social
+from app.integrations.kinds.storing import Store
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
@@ -33,6 +39,7 @@ from app.memory.index import open_matching
 from app.memory.memories import Memories
 from app.memory.remembered import Remembered
 from app.memory.search import Search
+from app.outbound import open_outbound
 from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
@@ -41,6 +48,8 @@ from app.workers import remember, upkeep
 from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
 from app.workers.ingest import Ingest
+from app.workers.integrate import Integrate
+from app.workers.integrate import Kind as IntegrationKind
 from app.workers.loop import GroupConsumer, Handler
 from app.workers.recalling import Recaller
 from app.workers.remember import Bridge
@@ -140,6 +149,7 @@ async def _background(
     hints: Channels = {
         lifecycle.keys.channel("done"): wake,
         lifecycle.keys.channel(uploads.CHANNEL): lambda _: memory.ingest.arrived.set(),
+        lifecycle.keys.channel(integrations.CHANNEL): memory.integrate.hinted,
     }
     async with anyio.create_task_group() as tg:
         await heart.beat()
@@ -162,10 +172,12 @@ async def _background(
 
 
 class _Memory(NamedTuple):
-    """The bridge, what stores brought conversations, and what runs beside them for the life of the process."""
+    """The bridge, what stores brought conversations, what works on integrations, and what runs beside them for the life
+    of the process."""
 
     bridge: Bridge
     ingest: Ingest
+    integrate: Integrate
     beside: list[Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -176,20 +188,51 @@ async def _memory(stack: AsyncExitStack, resources: Resources, lifecycle: Lifecy
     memories = Memories(database, embedder)
     kept = Remembered(database, memories)
     stored = Signal()
-    search = Search(database, embedder)
-    drawer = Drawer(database, memories, search, embedder)
+    search, extractor = Search(database, embedder), Extractor(model) if model else None
     debounce_s = settings.memory_debounce_s if model else None
     bridge = Bridge(lifecycle, database, memories, embedder, debounce_s=debounce_s, stored=stored)
+    drawer = Drawer(database, memories, search, embedder, extractor)
     ingest = Ingest(database, stored=stored, embeds=embedder is not None, drawer=drawer, debounce_s=debounce_s)
+    integrate = await _integrate(stack, resources, drawer, stored)
     beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(upkeep.keep_tidy, database, memories, kept),
         ingest.run,
+        integrate.run,
     ]
     if embedder is not None:
         beside.append(partial(upkeep.keep_embedded, database, embedder, stored, upkeep.Machine()))
-    if model is not None:
-        beside.append(Extraction(lifecycle, database, memories, search, Extractor(model), kept).run)
-    return _Memory(bridge, ingest, beside)
+    if extractor is not None:
+        beside.append(Extraction(lifecycle, database, memories, search, extractor, kept).run)
+    return _Memory(bridge, ingest, integrate, beside)
+
+
+async def _integrate(stack: AsyncExitStack, resources: Resources, drawer: Drawer, stored: Signal) -> Integrate:
+    """What works on integrations."""
+    settings = resources.settings
+    outbound = await stack.enter_async_context(open_outbound(allow_private=settings.allow_private_addresses))
+    store = Store(resources.database, drawer, stored.set, embeds=drawer.embeds)
+    bases = {
+        "linkedin": settings.linkedin_api_base,
+        "twitter": settings.twitter_api_base,
+        "reddit": settings.reddit_api_base,
+    }
+    kinds: dict[str, IntegrationKind] = {
+        "chat": Chat(store),
+        "file": File(store),
+        "social": Social(store, outbound, bases),
+        "api": Api(store, outbound, settings.max_ingest_bytes),
+    }
+    return Integrate(resources.database, kinds, partial(resources.hint, integrations.TOLD_CHANNEL))
+
+
+async def open_integrate(stack: AsyncExitStack, resources: Resources) -> Integrate:
+    """What works on integrations, for a process that does nothing else. Units get their vectors elsewhere."""
+    database = resources.database
+    embedder = await open_matching(database, resources.settings)
+    model = await _memory_model(stack, resources)
+    extractor = Extractor(model) if model else None
+    drawer = Drawer(database, Memories(database, embedder), Search(database, embedder), embedder, extractor)
+    return await _integrate(stack, resources, drawer, Signal())
 
 
 async def _stop_on_signal(stop: Callable[[], Any]) -> None:

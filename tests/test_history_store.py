@@ -14,11 +14,12 @@ from app.history import chats, tokens, uploads
 from app.history.inject import inject
 from app.history.search import HistorySearch
 from app.history.snapshot import Head
+from app.history.tokens import MOST as MOST_TOKENS
 from app.memory.conversations import conversation_id
 from app.memory.memories import Memories
 from app.memory.search import Search
 from app.memory.types import Draft, Origin, Owner
-from app.workers.ingest import MOST_TOKENS, Ingest
+from app.workers.ingest import Ingest
 from app.workers.upkeep import Signal
 
 DAY = "2026-04-27T"

@@ -8,20 +8,17 @@ import sys
 from pathlib import Path
 
 import anyio
-import pytest
 
 from app.database import Database
 from app.history import chats
 from app.history.chats import Wanted
 from app.history.search import HistorySearch
-from app.integrations.bring import bring
-from app.integrations.types import Conversation, Message
 from app.memory.conversations import find_owner
 from app.memory.search import Search
 from app.memory.types import Owner
 from app.settings import Settings
 from tests.bench.harness import ROOT
-from tests.test_history_store import drain
+from tests.social_rig import archive
 
 CHAT = """31/12/2023, 22:15 - Ada: I moved to Porto last week
 and bought a bicycle.
@@ -55,7 +52,8 @@ async def test_an_export_is_brought_found_and_not_brought_twice(
     file.write_text(CHAT)
     done = await run(settings, str(file), "--user", "ada", "--me", "Ada")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().strip() == "1 conversations with 2 messages brought"
+    said = "WhatsApp Chat with Bob.txt: completed: 1 conversations brought, 1 memories made"
+    assert done.stdout.decode().strip() == said
     account = await database.fetchval("SELECT id FROM accounts WHERE name = 'test'")
     owner, chat = await the_only_chat(database, account, "ada")
     assert (chat.platform, chat.display_name, chat.messages) == ("whatsapp", "WhatsApp", 2)
@@ -75,30 +73,34 @@ async def test_an_export_is_brought_found_and_not_brought_twice(
     assert len(after) == 3
 
 
+async def test_documents_and_archives_are_told_by_their_bytes(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    (note := tmp_path / "note.md").write_text("# Umbrella\n\nBring the red one.")
+    (zipped := tmp_path / "me.zip").write_bytes(archive("linkedin"))
+    (empty := tmp_path / "empty.pdf").write_bytes(b"%PDF-1.4\nnothing")
+    done = await run(settings, str(note), str(zipped), str(empty))
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "note.md: completed: 1 chunks brought, 1 memories made"
+    assert lines[1].startswith("me.zip: completed: ")
+    assert lines[2] == "empty.pdf: failed: 0 chunks brought, 0 memories made"
+    assert b"DAMAGED: empty.pdf: " in done.stderr
+    assert done.returncode == 1
+    rows = await database.fetch("SELECT type, platform, status FROM integrations ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        ("file", "md", "completed"),
+        ("social", "linkedin", "completed"),
+        ("file", "pdf", "failed"),
+    ]
+
+
 async def test_what_cannot_be_read_is_said_in_one_line(settings: Settings, database: Database, tmp_path: Path) -> None:
-    file = tmp_path / "notes.txt"
-    file.write_text("nothing of the kind")
+    (file := tmp_path / "notes.xyz").write_text("nothing of the kind")
     done = await run(settings, str(file))
     assert done.returncode == 1
-    assert done.stderr.decode().splitlines()[-1].startswith("reprise: notes.txt: ")
+    assert done.stderr.decode().splitlines()[-1].startswith("reprise: notes.xyz: ")
     assert b"Traceback" not in done.stderr
-    broken = [{"id": "a", "title": "Good", "mapping": {}}, "no conversation"]
-    file = tmp_path / "conversations.json"
-    file.write_text(json.dumps(broken))
+    (file := tmp_path / "conversations.json").write_text(json.dumps([{"id": "a", "mapping": {}}, "no conversation"]))
     done = await run(settings, str(file), "--platform", "chatgpt", "--account", "nobody")
     assert done.returncode == 1
     assert b"there is no account named nobody" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["m", "x" * 1_000, "nul\x00", ""])
-async def test_ids_of_any_length_are_kept_apart(database: Database, owner: Owner, name: str) -> None:
-    def said(end: str) -> Message:
-        return Message(id=name + end, role="user", text=f"said {end}", said_at=None, name="x" * 300)
-
-    given = Conversation(id=name, title="t" * 2_000, created_at=None, updated_at=None, messages=[said("1"), said("2")])
-    queued = await bring(database, owner.account, owner.user, "telegram", given, None)
-    await drain(database)
-    assert [turn.text for turn in await chats.said(database, owner, queued.conversation, page=1, size=9)] == [
-        "said 1",
-        "said 2",
-    ]

@@ -2,142 +2,177 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from app.accounts import DEFAULT_ACCOUNT, Accounts
+from app.accounts import DEFAULT_ACCOUNT
 from app.cli import options
-from app.database import Database, migrate, open_pool
 from app.engines.embedded import reachable
-from app.history import chats, uploads
-from app.integrations.bring import bring
-from app.integrations.exports.reader import NAMES, PLATFORMS, detect, read_export
-from app.integrations.types import Problem, Unreadable
-from app.memory.conversations import find_owner
+from app.integrations import store
+from app.integrations.documents.kinds import kind_of
+from app.integrations.exports.reader import PLATFORMS, detect
+from app.integrations.integration import Integration, StatusBody, Type
+from app.integrations.social.read import PLATFORMS as SOCIAL
+from app.integrations.social.read import detect as detect_archive
+from app.integrations.store import PART_BYTES
+from app.integrations.types import Unreadable
+from app.resources import Resources, open_resources
 from app.settings import Settings, load
 from app.telemetry import configure_logging
-from app.workers.ingest import Ingest
-from app.workers.upkeep import Signal
+from app.work import open_integrate
 
-SHOWN_PROBLEMS = 10
-
-
-class Brought(msgspec.Struct, kw_only=True):
-    """What came of the files."""
-
-    conversations: dict[str, int] = {}
-    """Messages by conversation."""
-    problems: list[Problem] = []
+SHOWN_ERRORS = 10
+LOOK_S = 0.2
+ALONE_AFTER_S = 1.5
+"""When no running Reprise takes it up, this process does."""
 
 
-@click.command(epilog="Example: reprise import conversations.json --user ada")
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file turned out to be."""
+
+    type: Type
+    platform: str
+    request: dict[str, Any]
+
+
+@click.command(epilog="Example: reprise import conversations.json notes.pdf --user ada")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False))
-@click.option("--platform", type=click.Choice(PLATFORMS), help="Whose export it is. [default: told from the file]")
+@click.option(
+    "--platform", type=click.Choice([*PLATFORMS, *SOCIAL]), help="Whose export it is. [default: told from the file]"
+)
 @click.option("--user", default="default", show_default=True, help="The end user it is brought for.")
 @click.option("--account", default=DEFAULT_ACCOUNT, show_default=True, help="The account's name.")
 @click.option("--me", help="The name, in a chat between people, of the person whose words are their own.")
+@click.option("--memories/--no-memories", default=True, show_default=True, help="Draw memories from chats.")
 @options.data_dir
 def command(
-    files: tuple[str, ...], platform: str | None, user: str, account: str, me: str | None, data_dir: str | None
+    files: tuple[str, ...],
+    platform: str | None,
+    user: str,
+    account: str,
+    me: str | None,
+    memories: bool,
+    data_dir: str | None,
 ) -> None:
-    """Bring chats from an export of ChatGPT, Claude, Telegram, WhatsApp, Slack or Discord.
+    """Bring chats, documents and social archives.
 
-    They are found by their words when it ends; by their meaning as soon as a running Reprise has embedded them.
-    Running it again brings what is new and changes what was edited.
+    Chats: an export of ChatGPT, Claude, Telegram, WhatsApp, Slack or Discord. Documents: pdf, docx, txt, md, html.
+    Archives: what LinkedIn, X and Reddit give to their members. A running Reprise does the work, and goes on with it
+    when this command is ended; without one it is done here. Bringing the same again changes nothing, and what was
+    edited meanwhile.
     """
     settings = load({"data_dir": data_dir})
-    brought = anyio.run(_import, settings, [Path(file) for file in files], platform, user, account, me)
-    messages = sum(brought.conversations.values())
-    click.echo(f"{len(brought.conversations)} conversations with {messages} messages brought")
-    for problem in brought.problems[:SHOWN_PROBLEMS]:
-        click.echo(f"  not read: {problem.item_id}: {problem.message}", err=True)
-    if len(brought.problems) > SHOWN_PROBLEMS:
-        click.echo(f"  … and {len(brought.problems) - SHOWN_PROBLEMS} more", err=True)
+    bodies = anyio.run(_import, settings, [Path(file) for file in files], platform, user, account, me, memories)
+    for name, body in bodies:
+        _report(name, body)
+    if any(body.status != "completed" for _, body in bodies):
+        raise SystemExit(1)
+
+
+def _report(name: str, body: StatusBody) -> None:
+    stats = body.stats
+    brought = stats.items_processed - stats.errors_count + (body.status == "failed")
+    what = {"chat": "conversations", "file": "chunks", "social": "items"}[body.type]
+    click.echo(f"{name}: {body.status}: {max(0, brought)} {what} brought, {stats.memories_created} memories made")
+    errors = body.errors if isinstance(body.errors, list) else []
+    for error in errors[:SHOWN_ERRORS]:
+        click.echo(f"  {error.code}: {error.item_id or name}: {error.message}", err=True)
+    if stats.errors_count > SHOWN_ERRORS:
+        click.echo(f"  … and {stats.errors_count - SHOWN_ERRORS} more", err=True)
 
 
 async def _import(
-    settings: Settings, files: list[Path], platform: str | None, user: str, account: str, me: str | None
-) -> Brought:
-    configure_logging(msgspec.structs.replace(settings, log_level="warning"))
-    async with reachable(settings) as there:
-        await migrate(there)
-        async with open_pool(there) as database:
-            found = (await (await Accounts.open(database)).account_named(account)).id
-            brought = Brought()
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} conversations"))
-            with Progress(*columns, console=Console(stderr=True)) as progress:
-                for file in files:
-                    task = progress.add_task(file.name, total=None)
-                    await bring_file(database, found, user, file, platform, me, brought, progress, task)
-                await _store(database, progress, there.memory_debounce_s if there.memory_model else None)
-            await _count(database, found, user, brought)
-            return brought
-
-
-async def bring_file(
-    database: Database,
-    account: str,
-    user: str,
-    file: Path,
+    settings: Settings,
+    files: list[Path],
     platform: str | None,
+    user: str,
+    account: str,
     me: str | None,
-    brought: Brought,
-    progress: Progress,
-    task: TaskID,
-) -> None:
-    """Queues what one file holds. Raises Unreadable for a file of which nothing can be read."""
-    data = await anyio.to_thread.run_sync(file.read_bytes)
-    whose = platform or detect(data, file.name)
-    if whose is None:
-        raise Unreadable(
-            "UNKNOWN_FORMAT", f"{file.name}: it is not told from the file whose export it is: name --platform"
+    memories: bool,
+) -> list[tuple[str, StatusBody]]:
+    configure_logging(msgspec.structs.replace(settings, log_level="warning"))
+    async with reachable(settings) as there, AsyncExitStack() as stack:
+        resources = await stack.enter_async_context(open_resources(there, http=bool(there.memory_model)))
+        account_id = (await resources.accounts.account_named(account)).id
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[now]}"),
         )
-    items = read_export(whose, data, name=file.name, me=me)
-    while True:
-        try:
-            item = await anyio.to_thread.run_sync(next, items, None)
-        except Unreadable as error:
-            raise Unreadable(error.code, f"{file.name}: {error.message}") from None
-        if item is None:
-            break
-        if isinstance(item, Problem):
-            brought.problems.append(item)
-            continue
-        queued = await bring(database, account, user, whose, item, NAMES[whose])
-        brought.conversations[queued.conversation] = 0
-        progress.update(task, completed=len(brought.conversations))
-    progress.update(task, total=max(1, len(brought.conversations)), completed=len(brought.conversations))
+        ended = []
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            for file in files:
+                what = await anyio.to_thread.run_sync(_told, file, platform, me, memories)
+                sent = await _send(resources, account_id, user, file, what)
+                task = progress.add_task(file.name, total=100, now="waiting")
+                ended.append((file.name, await _follow(stack, resources, sent, progress, task)))
+        return ended
 
 
-async def _store(database: Database, progress: Progress, debounce_s: float | None) -> None:
-    """Stores what waits, beside whoever else does: a running Reprise, or another import."""
-    worker = Ingest(database, stored=Signal(), embeds=True, debounce_s=debounce_s)
-    waiting = int(await database.fetchval("SELECT count(*) FROM uploads"))
-    task = progress.add_task("storing", total=waiting)
-    while waiting:
-        if (upload := await uploads.claim(database)) is None:
-            await anyio.sleep(0.2)  # somebody else has what is left
-        else:
-            await worker.store(upload)
-        left = int(await database.fetchval("SELECT count(*) FROM uploads"))
-        progress.update(task, completed=max(0, waiting - left))
-        if not left:
-            return
+def _told(file: Path, platform: str | None, me: str | None, memories: bool) -> Sent:
+    """What a file is, by its bytes and its name. Raises Unreadable."""
+    data = file.read_bytes()
+    if not data:
+        raise Unreadable("EMPTY", f"{file.name}: the file is empty")
+    chats = {"form": "file", "me": me, "zone": None, "memories": memories}
+    if platform in PLATFORMS:
+        return Sent(type="chat", platform=platform, request=chats)
+    if platform or (archive := detect_archive(data)):
+        return Sent(type="social", platform=platform or archive or "", request={"by": "archive", "memories": memories})
+    if found := detect(data, file.name):
+        return Sent(type="chat", platform=found, request=chats)
+    try:
+        kind = kind_of(file.name, data)
+    except Unreadable as error:
+        known = ", ".join([*PLATFORMS, *SOCIAL])
+        raise Unreadable(
+            error.code, f"{file.name}: {error.message} If it is an export: --platform, of {known}"
+        ) from None
+    return Sent(type="file", platform=kind, request={"memories": memories})
 
 
-async def _count(database: Database, account: str, user: str, brought: Brought) -> None:
-    """The messages of each conversation, and those that could not be stored as problems."""
-    owner = await find_owner(database, account, user)
-    for name in list(brought.conversations):
-        chat = await chats.chat(database, owner, name) if owner else None
-        if chat is None:
-            continue
-        brought.conversations[name] = chat.messages
-        if chat.status in ("rejected", "failed"):
-            title = chat.title or chat.external_id
-            brought.problems.append(Problem(item_id=title, code=chat.status.upper(), message=chat.reason or ""))
+async def _send(resources: Resources, account: str, user: str, file: Path, what: Sent) -> Integration:
+    receiving = await store.receive(resources.database, account, user)
+    await receiving.file(file.name)
+    async with await anyio.open_file(file, "rb") as source:
+        while data := await source.read(PART_BYTES):
+            await receiving.write(data)
+    sent = await receiving.ready(what.type, what.platform, what.request, name=file.name)
+    await resources.hint(store.CHANNEL, sent.id)
+    return sent
+
+
+async def _follow(
+    stack: AsyncExitStack, resources: Resources, sent: Integration, progress: Progress, task: TaskID
+) -> StatusBody:
+    """Shows how far it is until it has ended; the status then. Works on it where nobody else does."""
+    began = anyio.current_time()
+    here = False
+    async with anyio.create_task_group() as group:
+        while True:
+            found = await store.find(resources.database, sent.id, account=sent.account)
+            body = found.body()
+            progress.update(task, completed=found.percentage, now=_now(body))
+            if found.final:
+                break
+            if not here and found.status == "pending" and anyio.current_time() - began > ALONE_AFTER_S:
+                here = True
+                group.start_soon((await open_integrate(stack, resources)).run)
+            await anyio.sleep(LOOK_S)
+        group.cancel_scope.cancel()
+    return await store.status_of(resources.database, found)
+
+
+def _now(body: StatusBody) -> str:
+    stats = body.stats
+    errors = f", {stats.errors_count} errors" if stats.errors_count else ""
+    step = body.progress.current_step.replace("_", " ")
+    return f"{step}: {stats.items_processed} of {stats.items_total}, {stats.memories_created} memories{errors}"

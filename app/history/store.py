@@ -81,7 +81,7 @@ async def changes(
     connection: asyncpg.Connection, owner: Owner, conversation: str, snapshot: Snapshot, revised_at: datetime
 ) -> Changes:
     """What `apply` would find to change, but for turns that were forgotten. Changes nothing itself."""
-    before = await _there(connection, owner, conversation)
+    before = await _there(connection, owner, conversation, [clean(said.id) for said in snapshot])
     turns = _turns(snapshot, conversation, before, revised_at)
     return Changes(
         turns=turns,
@@ -133,13 +133,16 @@ class _Known(msgspec.Struct, frozen=True):
     revised_at: datetime | None
 
 
-async def _there(connection: asyncpg.Connection, owner: Owner, conversation: str) -> dict[str | None, _Known]:
-    """The conversation's messages by their ids."""
+async def _there(
+    connection: asyncpg.Connection, owner: Owner, conversation: str, wanted: list[str]
+) -> dict[str | None, _Known]:
+    """Those of the conversation's messages that are there, by their ids."""
     rows = await connection.fetch(
         f"""SELECT {TURN_COLUMNS}, t.revised_at FROM turns t
-        WHERE t.owner = $1 AND t.conversation = $2 AND t.external_id IS NOT NULL""",  # noqa: S608 - constants
+        WHERE t.owner = $1 AND t.conversation = $2 AND t.external_id = ANY($3)""",  # noqa: S608 - constants
         owner.id,
         conversation,
+        wanted,
     )
     return {row["external_id"]: _Known(to_turn(row), row["revised_at"]) for row in rows}
 

@@ -14,6 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from app.history.snapshot import Snapshot
+
+MOST = 100_000
+"""Of a conversation; one that has more is rejected."""
 NAME = "cl100k_base"
 PIECE = 100_000
 """Characters encoded in one go: a run of one letter takes quadratic time within a go."""
@@ -32,3 +36,13 @@ def count(text: str) -> int:
     """Its tokens. What looks like a special token counts as the text it is."""
     encoding = _encoding()
     return sum(len(encoding.encode_ordinary(text[at : at + PIECE])) for at in range(0, len(text), PIECE))
+
+
+def of_snapshot(snapshot: Snapshot) -> int:
+    """Those of a conversation, or more than `MOST` as soon as there are more. Raises msgspec.ValidationError."""
+    tokens = 0
+    for said in snapshot:
+        tokens += count(said.content)
+        if tokens > MOST:
+            break
+    return tokens

@@ -73,26 +73,11 @@ async def queue(
     async with database.transaction() as connection:
         owner = await ensure_owner(connection, account, user)
         await lock(connection, owner)
-        import_id = await _import(connection, owner, platform, display_name)
-        conversation = conversation_id(owner, platform, head.id)
-        row = await connection.fetchrow(
-            """INSERT INTO conversations AS c
-                (id, owner, platform, external_id, title, source, created_at, updated_at, status)
-            VALUES ($1, $2, $3, $4, $5, $3, $6, $7, 'queued')
-            ON CONFLICT (id) DO UPDATE SET status = 'queued', reason = NULL
-            RETURNING c.title, c.updated_at""",
-            conversation,
-            owner.id,
-            platform,
-            head.id,
-            head.title and clean(head.title),
-            at(head.created_at) if head.created_at else revised,
-            revised,
-        )
+        entered = await enter(connection, owner, platform, head, display_name, revised)
         upload = await connection.fetchval(
             "INSERT INTO uploads (owner, conversation, revised_at, memories) VALUES ($1, $2, $3, $4) RETURNING id",
             owner.id,
-            conversation,
+            entered.conversation,
             revised,
             memories,
         )
@@ -105,11 +90,55 @@ async def queue(
                 bytes(view[start : start + PART_BYTES]),
             )
     return Queued(
+        import_id=entered.import_id,
+        conversation=entered.conversation,
+        external_id=head.id,
+        title=head.title if entered.updated_at <= revised and head.title else entered.title,
+        updated_at=max(entered.updated_at, revised),
+    )
+
+
+class Entered(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation that something is to be stored in, as it is known. ``made``: nothing was known of it."""
+
+    import_id: str
+    conversation: str
+    title: str | None
+    updated_at: datetime
+    made: bool
+
+
+async def enter(
+    connection: asyncpg.Connection,
+    owner: Owner,
+    platform: str,
+    head: Head,
+    display_name: str | None,
+    revised_at: datetime,
+) -> Entered:
+    """Makes a conversation queued, in the caller's transaction, its owner locked."""
+    import_id = await _import(connection, owner, platform, display_name)
+    conversation = conversation_id(owner, platform, head.id)
+    row = await connection.fetchrow(
+        """INSERT INTO conversations AS c
+            (id, owner, platform, external_id, title, source, created_at, updated_at, status)
+        VALUES ($1, $2, $3, $4, $5, $3, $6, $7, 'queued')
+        ON CONFLICT (id) DO UPDATE SET status = 'queued', reason = NULL
+        RETURNING c.title, c.updated_at, xmax = 0 AS made""",
+        conversation,
+        owner.id,
+        platform,
+        head.id,
+        head.title and clean(head.title),
+        at(head.created_at) if head.created_at else revised_at,
+        revised_at,
+    )
+    return Entered(
         import_id=import_id,
         conversation=conversation,
-        external_id=head.id,
-        title=head.title if row["updated_at"] <= revised and head.title else row["title"],
-        updated_at=max(row["updated_at"], revised),
+        title=row["title"],
+        updated_at=row["updated_at"],
+        made=row["made"],
     )
 
 

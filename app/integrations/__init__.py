@@ -2,9 +2,12 @@
 
 - `types`: what readers give: conversations, messages, problems.
 - `exports`: readers of chat platforms' exports. `documents`: of pdf, docx, txt, md and html. `social`: of the archives
-  of LinkedIn, X and Reddit.
+  of LinkedIn, X and Reddit. `records`: of JSON and NDJSON from any API.
 - `zips`: zips within bounds, for all of them.
-- `bring`: the way of what was read into the queue of `app.history`.
+- `social/api`: LinkedIn, X and Reddit by access token.
+- `integration`, `store`, `job`, `watch`: one integration, its rows, the work on it, and those who watch it.
+- `kinds`: what each type does in its steps.
 
-Readers are pure: bytes in, structs out. They open no file, no connection and no database.
+Readers are pure: bytes in, structs out. They open no file, no connection and no database. Only `social/api` asks
+others, through the client it is given (`app.outbound`).
 """

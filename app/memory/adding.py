@@ -53,6 +53,13 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(_plain(text).encode()).hexdigest()
 
 
+def told(text: str) -> str:
+    """Equal for texts that have the same words in the same order, fillers aside."""
+    words = _SHORT.sub(lambda found: f" {_WHOLE[found[1].lower()]}", text.replace("’", "'"))
+    said = " ".join(word for word in _WORD.findall(words.casefold()) if not _FILLER.fullmatch(word))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
 def _plain(text: str) -> str:
     return normal(text) or text
 
@@ -161,18 +168,20 @@ async def _twin(
     vector = vectors.get(draft.text)
     if vector is None or len(pieces(draft.text)) > 1:
         return None
-    for memory in await _near(connection, owner, vector):
-        if fits(memory) and len(pieces(memory.text)) == 1 and _tells_the_same(memory.text, draft.text):
+    for memory in await _near(connection, owner, vector, told(draft.text)):
+        if fits(memory) and len(pieces(memory.text)) == 1 and told(memory.text) == told(draft.text):
             return memory
     return None
 
 
-async def _near(connection: asyncpg.Connection, owner: Owner, vector: NDArray[np.float32]) -> list[Memory]:
+async def _near(connection: asyncpg.Connection, owner: Owner, vector: NDArray[np.float32], words: str) -> list[Memory]:
+    """The nearest of the memories that have the same words, or are so old that nobody noted which they have."""
     rows = await connection.fetch(
         f"""SELECT {COLUMNS} FROM (
-            SELECT u.memory, u.embedding <=> $2::text::vector AS distance FROM units u
-            JOIN memories c ON c.id = u.memory AND c.owner = $1 AND c.deleted_at IS NULL AND c.valid_to IS NULL
-            WHERE u.owner = $1 AND u.embedding IS NOT NULL AND vector_dims(u.embedding) = $3
+            SELECT u.memory, u.embedding <=> $2::text::vector AS distance
+            FROM memories c JOIN units u ON u.memory = c.id AND u.owner = $1
+            WHERE c.owner = $1 AND (c.told = $6 OR c.told IS NULL) AND c.deleted_at IS NULL AND c.valid_to IS NULL
+            AND u.embedding IS NOT NULL AND vector_dims(u.embedding) = $3
             ORDER BY distance LIMIT $4) near
         JOIN memories m ON m.id = near.memory WHERE m.owner = $1 AND near.distance <= $5
         ORDER BY near.distance, m.id""",  # noqa: S608
@@ -181,18 +190,9 @@ async def _near(connection: asyncpg.Connection, owner: Owner, vector: NDArray[np
         len(vector),
         NEAREST,
         1 - SAME,
+        words,
     )
     return [to_memory(row) for row in rows]
-
-
-def _tells_the_same(one: str, other: str) -> bool:
-    """Whether two texts near in vector space have the same words in the same order, fillers aside."""
-    return _told(one) == _told(other)
-
-
-def _told(text: str) -> list[str]:
-    words = _SHORT.sub(lambda found: f" {_WHOLE[found[1].lower()]}", text.replace("’", "'"))
-    return [word for word in _WORD.findall(words.casefold()) if not _FILLER.fullmatch(word)]
 
 
 async def _merge(
@@ -235,9 +235,9 @@ async def _insert(
     later = replaced[len(older)] if len(older) < len(replaced) else None
     row = await connection.fetchrow(
         f"""INSERT INTO memories AS m (id, owner, text, normal, type, categories, importance, agent_id, thread_id,
-            source, conversation, message_id, turn_keys, extractor, metadata, valid_from, valid_to, superseded_by,
+            source, conversation, message_id, turn_keys, extractor, metadata, valid_from, valid_to, superseded_by, told,
             created_at, updated_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, at, at
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, at, at
         FROM clock_timestamp() at RETURNING {COLUMNS}""",  # noqa: S608
         key,
         owner.id,
@@ -257,6 +257,7 @@ async def _insert(
         since,
         later.valid_from if later else None,
         later.id if later else None,
+        told(draft.text),
     )
     memory = to_memory(row)
     await write_event(connection, "created", None, memory)

@@ -101,6 +101,11 @@ class Drawer:
         self._embedder = embedder
         self._extractor = extractor
 
+    @property
+    def embeds(self) -> bool:
+        """Whether there is anything that makes vectors."""
+        return self._embedder is not None
+
     async def read(self, account: str, user: str, turns: Sequence[Turn]) -> Material:
         """What these turns tell of their user. Outside of any transaction. Raises ExtractionFailed, Unavailable."""
         if self._extractor is None:

@@ -200,7 +200,7 @@ class Memories:
     async def _save(self, connection: asyncpg.Connection, owner: Owner, memory: Memory) -> Memory:
         row = await connection.fetchrow(
             f"""UPDATE memories m SET text = $3, normal = $4, categories = $5, type = $6, importance = $7,
-                metadata = $8, updated_at = clock_timestamp()
+                metadata = $8, told = $9, updated_at = clock_timestamp()
             WHERE m.owner = $1 AND m.id = $2 RETURNING {COLUMNS}""",  # noqa: S608 - constants
             owner.id,
             memory.id,
@@ -210,6 +210,7 @@ class Memories:
             memory.type,
             memory.importance,
             to_json(memory.metadata),
+            adding.told(memory.text),
         )
         return to_memory(row)
 

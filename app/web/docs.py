@@ -2,9 +2,11 @@
 
 The document is made from the routes themselves: path, method, description and scope from the handler, bodies from the
 msgspec types that decode them, so that it cannot say what the program does not do. What a handler's signature does not
-tell stands in its options: ``body`` (the type of the JSON body), ``example`` (one such body), ``answer`` (the type of
-the answer), ``query`` (name → JSON schema), ``headers`` (name → description), ``also`` (further status → description,
-type or None). The page loads nothing from anywhere else; `page/docs.js` makes every operation a form to try it with.
+tell stands in its options: ``body`` (the type of the JSON body), ``example`` (one such body), ``form`` (of a form with
+files: the type of its fields, file name → JSON schema), ``optional`` (the body may be left out), ``answer`` (the type
+of the answer), ``query`` (name → JSON schema), ``headers`` (name → description), ``also`` (further status →
+description, type or None). A handler with several paths is described at the longest, the others refer to it. The page
+loads nothing from anywhere else; `page/docs.js` makes every operation a form to try it with.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from litestar.params import QueryParameter
 from litestar.routes import HTTPRoute
 
 from app.version import version
+from app.web.multipart import KIND
 from app.web.page import CONTENT_SECURITY_POLICY
 from app.web.reply import json_reply
 
@@ -93,7 +96,11 @@ def openapi(app: Litestar) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components([Error, *types], ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
     for path, method, handler in sorted(found, key=lambda one: (one[0], one[1])):
-        paths.setdefault(path, {})[method.lower()] = _operation(path, handler)
+        where = max((other for other, _, same in found if same.fn is handler.fn), key=len)
+        if path == where:
+            paths.setdefault(path, {})[method.lower()] = _operation(path, handler)
+        else:
+            paths[path] = {"$ref": f"#/paths/{where.replace('/', '~1')}"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -129,12 +136,16 @@ def _operation(path: str, handler: HTTPRouteHandler) -> dict[str, Any]:
         operation["description"] = description
     if parameters := [*_path_parameters(path), *_query_parameters(handler), *_header_parameters(options)]:
         operation["parameters"] = parameters
+    content: dict[str, Any] = {}
     if "body" in options:
-        content = _json(options["body"])
+        content |= _json(options["body"])
         if "example" in options:
             content["application/json"]["example"] = options["example"]
-        operation["requestBody"] = {"required": True, "content": content}
-    if scope:
+    if "form" in options:
+        content |= _form(*options["form"])
+    if content:
+        operation["requestBody"] = {"required": not options.get("optional"), "content": content}
+    if scope or not options.get("public"):
         operation["security"] = TOKENED if options.get("token") or options.get("public") else KEYED
     return operation
 
@@ -158,6 +169,24 @@ def _responses(handler: HTTPRouteHandler) -> dict[str, Any]:
 def _json(kind: Any) -> dict[str, Any]:
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=REF)
     return {"application/json": {"schema": schema}}
+
+
+def _form(kind: type[msgspec.Struct], files: dict[str, Any]) -> dict[str, Any]:
+    """A form's schema: its fields, which cannot be null, and its files."""
+    _, components = msgspec.json.schema_components([kind], ref_template=REF)
+    fields = {name: _never_null(schema) for name, schema in components[kind.__name__]["properties"].items()}
+    required = [*components[kind.__name__].get("required", []), *files]
+    return {KIND: {"schema": {"type": "object", "properties": fields | files, "required": required}}}
+
+
+def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("default", 0) is None:
+        schema = {key: value for key, value in schema.items() if key != "default"}
+    if "enum" in schema:
+        return schema | {"enum": [choice for choice in schema["enum"] if choice is not None]}
+    choices = [one for one in schema.get("anyOf", []) if one != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return rest | choices[0] if len(choices) == 1 else schema
 
 
 def _path_parameters(path: str) -> Iterable[dict[str, Any]]:
@@ -190,7 +219,7 @@ def _header_parameters(options: dict[str, Any]) -> Iterable[dict[str, Any]]:
 def render(document: dict[str, Any]) -> str:
     """The document as a page to read."""
     groups: dict[str, list[str]] = {name: [] for name in FIRST}
-    for path, methods in document["paths"].items():
+    for path, methods in _described(document).items():
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append(_section(path, method, operation))
     links = " ".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name in groups)
@@ -212,6 +241,11 @@ def render(document: dict[str, Any]) -> str:
         sections=sections,
         schemas=schemas,
     )
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """The paths without those that refer to another."""
+    return {path: methods for path, methods in document["paths"].items() if "$ref" not in methods}
 
 
 def _section(path: str, method: str, operation: dict[str, Any]) -> str:
@@ -279,7 +313,7 @@ What every route promises: <a href="docs/protocol.md">the protocol</a>.</p>
 <p>The same events as the stream's, one <code>data</code> object a text frame; <code>after</code> is the sequence number
 to go on after, <code>token</code> the stream token of the message, for browsers.
 <code>{{"type": "cancel"}}</code> sent to it cancels the message. <a href="docs/protocol.md">The protocol</a> names the
-close codes.</p></details>
+close codes. An integration has the same at <code>/v1/integrations/{{integration_id}}/ws</code>.</p></details>
 <h2 id="schemas">Schemas</h2>{schemas}
 </html>
 """

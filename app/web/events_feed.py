@@ -1,9 +1,4 @@
-"""The account's feed: ``GET /v1/events``. sse-starlette serves it: a slow stream of small events, and the only place
-that imports that library (importing it patches uvicorn where that is installed).
-
-What a reader holds is released by this handler, not by the generator the library iterates: a generator's ``finally``
-runs when the library gets to it.
-"""
+"""The account's feed: ``GET /v1/events``."""
 
 from __future__ import annotations
 
@@ -15,18 +10,14 @@ from litestar import HttpMethod, Request, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from litestar.types import ASGIApp, Receive, Scope, Send
-from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 
 from app.accounts import TokenGrant
 from app.errors import BadRequest, Forbidden, Unavailable
 from app.feeds import KINDS, FeedEvent, FeedReader, Feeds, parse_cursor
+from app.web.event_source import event_source, pieces
 from app.web.guard import bearer_of
 from app.web.observe import Observing, cursor_text, head_only
 from app.web.sse import EVENT_STREAM, RETRY, turn_away
-
-PIECE_BYTES = 65_536
-"""What is handed to a client in one write, one event at least."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -48,17 +39,8 @@ async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
         yield RETRY + b"event: gap\ndata: %b\n\n" % msgspec.json.encode(gap)
     try:
         while events := await reader.read():
-            parts: list[bytes] = []
-            size = 0
-            for event in events:
-                if event in wanted:
-                    parts.append(event.frame())
-                    size += len(parts[-1])
-                if size >= PIECE_BYTES:
-                    yield b"".join(parts)
-                    parts, size = [], 0
-            if parts:
-                yield b"".join(parts)
+            for piece in pieces(event.frame() for event in events if event in wanted):
+                yield piece
     except Unavailable:
         return  # the client comes back with its cursor
 
@@ -70,29 +52,6 @@ def wanted_kinds(text: str) -> frozenset[str]:
         reason = f"must be among {', '.join(KINDS)}"
         raise BadRequest(f"kinds: {reason}", details={"field": "kinds", "reason": reason})
     return kinds
-
-
-def feed_response(reader: FeedReader, wanted: Wanted, door: Observing) -> ASGIApp:
-    """Serves the reader to its end and closes it."""
-    streams = door.streams
-
-    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
-        response = EventSourceResponse(
-            frames(reader, wanted),
-            ping=streams.ping_s,
-            sep="\n",
-            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
-            send_timeout=streams.send_timeout_s,
-        )
-        try:
-            with streams.metrics.observing("feed"):
-                await response(scope, receive, send)  # type: ignore[arg-type]
-        except SendTimeoutError:
-            streams.metrics.slow_observers.inc()
-        finally:
-            reader.close()
-
-    return stream
 
 
 def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
@@ -135,7 +94,7 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
             except Unavailable:
                 await turn_away(scope, receive, send)
                 return
-            await feed_response(reader, wanted, door)(scope, receive, send)
+            await event_source(frames(reader, wanted), door.streams, "feed", reader.close)(scope, receive, send)
 
         return stream
 

@@ -1,15 +1,24 @@
-"""Finding a message for whoever asks: its record, or, past its retention, what is remembered of it.
+"""Finding a message or an integration for whoever asks.
 
-The record is one look into Redis. PostgreSQL is asked only where there is none and the message was not deleted, so that
-the status of a message within its retention never waits for it.
+A message is its record, or, past its retention, what is remembered of it. The record is one look into Redis. PostgreSQL
+is asked only where there is none and the message was not deleted, so that the status of a message within its retention
+never waits for it.
 """
 
 from __future__ import annotations
 
+from litestar.types import Scope
+
+from app.accounts import TokenGrant
 from app.chat.lifecycle import Lifecycle, missing
 from app.chat.message import Message, from_record
+from app.database import Database
+from app.integrations import store
+from app.integrations.integration import Integration
+from app.memory.conversations import find_owner
 from app.memory.remembered import Kept, Remembered
-from app.web.guard import Bearer, may_see
+from app.web.guard import Bearer, bearer_of, may_see
+from app.web.memory_bodies import whose
 
 
 class Finder:
@@ -50,6 +59,27 @@ class Finder:
         return {
             one: _message(account, one, kept) for one, kept in (await self._remembered.find(account, asked)).items()
         }
+
+
+async def find_integration(
+    database: Database, scope: Scope, integration_id: str, user: str | None = None
+) -> Integration:
+    """The integration of the user a request is about, ``user`` where its body names one; with a token the token's.
+
+    Raises NotFound, the same for all that the bearer may not see, Forbidden for another user than the key's.
+    """
+    bearer = bearer_of(scope)
+    if isinstance(bearer, TokenGrant):
+        if bearer.integration_id != integration_id:
+            raise store.missing(integration_id)
+        found = await store.find(database, integration_id, account=bearer.account)
+        if bearer.user_id not in (None, found.user):
+            raise store.missing(integration_id)
+        return found
+    owner = await find_owner(database, bearer.account, whose(scope, user))
+    if owner is None:
+        raise store.missing(integration_id)
+    return await store.find(database, integration_id, owner=owner)
 
 
 def _message(account: str, message_id: str, kept: Kept) -> Message:

@@ -59,10 +59,16 @@ class Gate:
             raise Unauthorized("an API key is needed: X-API-Key: KEY or Authorization: Bearer KEY")
         caller = bearer if isinstance(bearer, Caller) else bearer.caller
         by_token = isinstance(bearer, TokenGrant) and scope_needed in TOKEN_SCOPES
-        if scope_needed and scope_needed not in caller.scopes and not by_token:
-            raise Forbidden(f"this API key lacks the scope {scope_needed}", details={"scope": scope_needed})
+        if scope_needed and not by_token:
+            must_have(caller, scope_needed)
         scope["state"]["bearer"] = bearer
         return bearer
+
+
+def must_have(caller: Caller, scope_needed: str) -> None:
+    """Raises Forbidden without this scope. For routes whose body decides which one they need."""
+    if scope_needed not in caller.scopes:
+        raise Forbidden(f"this API key lacks the scope {scope_needed}", details={"scope": scope_needed})
 
 
 def key_in(scope: Scope) -> str | None:

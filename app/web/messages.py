@@ -6,14 +6,11 @@ or decided by the message's own record, so any web process can serve any message
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
-from msgspec import Meta
 
 from app import ids
 from app.accounts import Accounts, Caller
@@ -22,12 +19,12 @@ from app.chat.events import content_of
 from app.chat.lifecycle import Lifecycle, NewMessage, ended_already
 from app.chat.listing import Filter, MessageList
 from app.chat.message import STATUSES, Message, iso
-from app.errors import BadRequest, ValidationFailed
+from app.errors import BadRequest
 from app.llm.models import Models
 from app.llm.types import Turn
 from app.memory.remembered import Remembered
 from app.settings import Settings
-from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, TokenAnswer, UsageObject
+from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, UsageObject
 from app.web.find import Finder
 from app.web.guard import Bearer, bearer_of, caller_of, user_filter, user_of
 from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
@@ -39,14 +36,6 @@ TOKEN_GRACE_S = 3_600
 """How much longer than the message's deadline its stream token lives, so that a browser can come back."""
 
 MAX_IDEMPOTENCY_KEY = 255
-FEED_TOKEN_S = 86_400
-
-
-class TokenRequest(msgspec.Struct, kw_only=True):
-    """Either a list of messages, or the feed."""
-
-    message_ids: Annotated[list[str], Meta(max_length=100)] = []
-    feed: bool = False
 
 
 PATH = "/v1/messages/async"
@@ -55,7 +44,6 @@ TAGS = ["messages"]
 READ: dict[str, Any] = {"scope": "messages:read"}
 WRITE: dict[str, Any] = {"scope": "messages:write"}
 CANCEL = WRITE | {"token": True, "answer": Cancelled}
-TOKEN = READ | {"body": TokenRequest, "example": {"feed": True}, "answer": TokenAnswer}
 _TEXT = {"type": "string", "maxLength": 256}
 INITIATE = WRITE | {
     "body": Initiate,
@@ -210,11 +198,6 @@ class MessageRoutes:
             """The same under the address older clients use."""
             await routes.remove(request, message_id)
 
-        @post("/v1/stream-tokens", opt=TOKEN, status_code=200, operation_id="create_stream_token", tags=TAGS)
-        async def create_stream_token(request: AnyRequest) -> Response[bytes]:
-            """A signed token for browsers: to observe and cancel these messages, or to follow the account's feed."""
-            return json_reply(await routes.make_token(request))
-
         return [
             initiate,
             list_messages,
@@ -223,7 +206,6 @@ class MessageRoutes:
             cancel_message,
             delete_message,
             delete_message_alias,
-            create_stream_token,
         ]
 
     async def content(self, message: Message) -> list[dict[str, Any]]:
@@ -246,22 +228,6 @@ class MessageRoutes:
         await self.remembered.delete(message.account, message.user, message_id, message.created, memories=memories)
         if message.stored is None:
             await self.lifecycle.delete(message.account, message_id)
-
-    async def make_token(self, request: AnyRequest) -> TokenAnswer:
-        """A token for a list of the caller's messages or for its feed."""
-        caller = caller_of(request.scope)
-        body, _ = decode(await self.body(request), TokenRequest)
-        if body.feed == bool(body.message_ids):
-            raise ValidationFailed([("message_ids", "give either message_ids or feed: true")])
-        expires = time.time()
-        if body.feed:
-            expires += FEED_TOKEN_S
-            token = self.accounts.issue_token(caller, feed=True, expires_at=expires)
-        else:
-            messages = [await self.visible(caller, message_id) for message_id in dict.fromkeys(body.message_ids)]
-            expires = max(expires, *(m.deadline / 1000 for m in messages)) + TOKEN_GRACE_S
-            token = self.accounts.issue_token(caller, message_ids=[m.id for m in messages], expires_at=expires)
-        return TokenAnswer(token, iso(round(expires * 1000)))
 
 
 def _identity(caller: Caller, request: AnyRequest, raw: bytes) -> tuple[str, str]:

@@ -36,51 +36,79 @@ _WHERE = re.compile(r" - at `\$(.*?)`$")
 Errors = list[tuple[str, str]]
 
 
+class Body:
+    """The request's body as it comes, of at most ``limit`` bytes: ``async for piece in body``.
+
+    Iterating raises PayloadTooLarge beyond the limit, BadRequest when the client goes away or sends nothing for
+    ``BODY_PAUSE_S``. Who refuses a body before its end calls `drain` first.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._more = True
+        declared = header(scope, b"content-length")
+        self._size = int(declared) if declared.isdigit() and int(declared) > limit else 0
+
+    def __aiter__(self) -> Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._size <= self._limit:
+            if not self._more:
+                raise StopAsyncIteration
+            piece = await self._next()
+            self._size += len(piece)
+            if piece and self._size <= self._limit:
+                return piece
+        raise PayloadTooLarge(f"the body may have at most {self._limit} bytes", details={"max_bytes": self._limit})
+
+    async def _next(self) -> bytes:
+        with anyio.move_on_after(BODY_PAUSE_S) as pause:
+            message = await self._receive()
+        if pause.cancelled_caught:
+            self._more = False
+            raise BadRequest(f"the rest of the body did not come: nothing was received for {BODY_PAUSE_S:g} s")
+        if message["type"] != "http.request":
+            self._more = False
+            raise BadRequest("the client went away before its body had arrived")
+        self._more = message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
+
+    async def whole(self) -> bytes | bytearray:
+        """All of it, held once. What is too much is not kept."""
+        body: bytes | bytearray = b""
+        try:
+            async for piece in self:
+                if not body:
+                    body = piece
+                else:
+                    body = bytearray(body) if isinstance(body, bytes) else body
+                    body += piece
+        except PayloadTooLarge:
+            body = b""
+            await self.drain()
+            raise
+        return body
+
+    async def drain(self) -> None:
+        """Reads and drops the rest, within bounds: a client that is still sending reads no answer."""
+        left = self._limit * DRAIN_TIMES
+        with anyio.move_on_after(DRAIN_S), suppress(BadRequest):
+            while self._more and left > 0:
+                left -= len(await self._next())
+        self._more = False
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The request's body, as `read_large_body` reads it."""
     return bytes(await read_large_body(scope, receive, limit))
 
 
 async def read_large_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
-    """The request's body, held once. Raises PayloadTooLarge beyond ``limit`` bytes without keeping what is too much.
-
-    Raises BadRequest when its client goes away or sends nothing for ``BODY_PAUSE_S``.
-    """
-    refusal = PayloadTooLarge(f"the body may have at most {limit} bytes", details={"max_bytes": limit})
-    declared = header(scope, b"content-length")
-    if declared.isdigit() and int(declared) > limit:
-        await _drain(receive, limit * DRAIN_TIMES)
-        raise refusal
-    body: bytes | bytearray = b""
-    while True:
-        with anyio.move_on_after(BODY_PAUSE_S) as pause:
-            message = await receive()
-        if pause.cancelled_caught:
-            raise BadRequest(f"the rest of the body did not come: nothing was received for {BODY_PAUSE_S:g} s")
-        if message["type"] != "http.request":
-            raise BadRequest("the client went away before its body had arrived")
-        chunk: bytes = message.get("body", b"")
-        if len(body) + len(chunk) > limit:
-            body = b""
-            await _drain(receive, limit * DRAIN_TIMES, more=message.get("more_body", False))
-            raise refusal
-        if not body:
-            body = chunk
-        else:
-            body = bytearray(body) if isinstance(body, bytes) else body
-            body += chunk
-        if not message.get("more_body", False):
-            return body
-
-
-async def _drain(receive: Receive, most: int, *, more: bool = True) -> None:
-    with anyio.move_on_after(DRAIN_S):
-        while more and most > 0:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            most -= len(message.get("body", b""))
-            more = message.get("more_body", False)
+    """The request's body, held once. Raises as a `Body` does."""
+    return await Body(scope, receive, limit).whole()
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -8,7 +8,7 @@ process with 1001.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import msgspec
@@ -24,6 +24,7 @@ from app.chat.past import observe
 from app.errors import Conflict, RepriseError, Unavailable
 from app.web.guard import Gate
 from app.web.observe import Observing, parse_cursor
+from app.web.sse import Streams
 
 DONE, AWAY = 1000, 1001
 REFUSED = 4000
@@ -39,26 +40,91 @@ class _Command(msgspec.Struct):
     type: str = ""
 
 
-class SocketConnection:
-    """One open WebSocket and its observer."""
+class SocketSource(Protocol):
+    """What a WebSocket tells of. ``scope_to_cancel``: what a key needs for it."""
 
-    def __init__(self, door: Observing, gate: Gate, socket: Socket, observer: Reader[list[Entry]]) -> None:
-        self.scope = anyio.CancelScope()
-        self.sending_since = 0.0
-        self.sent_at = monotonic()
-        self.ping_due = False
+    scope_to_cancel: str
+
+    @property
+    def over(self) -> bool: ...
+
+    async def read(self) -> list[str]:
+        """What is ready now, one text a frame; none when nothing is, or when it is over. Raises Unavailable."""
+
+    async def wait(self) -> None:
+        """Returns when there may be something to read, or after `ring`."""
+
+    def ring(self) -> None:
+        """Ends a `wait`."""
+
+    async def cancel(self) -> None:
+        """Cancels what is told of. Raises Conflict when it has ended."""
+
+    def end(self) -> tuple[int, str]:
+        """The close code and reason, once it is over."""
+
+    def close(self) -> None: ...
+
+
+class MessageSource:
+    """The events of a message."""
+
+    scope_to_cancel = "messages:write"
+
+    def __init__(self, door: Observing, observer: Reader[list[Entry]]) -> None:
         self._door = door
-        self._gate = gate
-        self._socket = socket
         self._observer = observer
-        self._end: tuple[int, str] = (AWAY, "")
-        self._left = False
+
+    @property
+    def over(self) -> bool:
+        return self._observer.over
+
+    async def read(self) -> list[str]:
+        got = await self._observer.read()
+        return [] if got is None else _texts(got)
+
+    async def wait(self) -> None:
+        self._observer.watch()
+        await self._observer.bell.wait()
 
     def ring(self) -> None:
         self._observer.bell.ring()
 
+    async def cancel(self) -> None:
+        message = self._observer.message
+        await self._door.lifecycle.cancel(message.account, message.id)
+
+    def end(self) -> tuple[int, str]:
+        if self._observer.ended:
+            return DONE, ""
+        if self._door.fanout.draining:
+            return AWAY, ""
+        return refusal(missing(self._observer.message.id))  # deleted meanwhile
+
+    def close(self) -> None:
+        self._observer.close()
+
+
+class SocketConnection:
+    """One open WebSocket and what it tells of."""
+
+    def __init__(self, streams: Streams, gate: Gate, socket: Socket, source: SocketSource) -> None:
+        self.scope = anyio.CancelScope()
+        self.sending_since = 0.0
+        self.sent_at = monotonic()
+        self.ping_due = False
+        self._streams = streams
+        self._gate = gate
+        self._socket = socket
+        self._source = source
+        self._end: tuple[int, str] = (AWAY, "")
+        self._left = False
+
+    def ring(self) -> None:
+        self._source.ring()
+
     async def run(self) -> None:
-        self._door.streams.enter(self, "websocket")
+        self._streams.enter(self, "websocket")
         try:
             async with anyio.create_task_group() as group:
                 self.scope = group.cancel_scope
@@ -66,11 +132,11 @@ class SocketConnection:
                 await self._write()
                 group.cancel_scope.cancel()
             if not self._left:
-                with anyio.move_on_after(self._door.streams.send_timeout_s):
+                with anyio.move_on_after(self._streams.send_timeout_s):
                     await close(self._socket, *self._end)
         finally:
-            self._observer.close()
-            self._door.streams.leave(self, "websocket")
+            self._source.close()
+            self._streams.leave(self, "websocket")
 
     async def _listen(self) -> None:
         while True:
@@ -84,10 +150,10 @@ class SocketConnection:
                 await self._cancel()
 
     async def _cancel(self) -> None:
-        message = self._observer.message
+        source = self._source
         try:
-            await self._gate.identify(self._socket.scope, token=True, scope_needed="messages:write")
-            await self._door.lifecycle.cancel(message.account, message.id)
+            await self._gate.identify(self._socket.scope, token=True, scope_needed=source.scope_to_cancel)
+            await source.cancel()
         except Conflict:
             pass  # it has ended already: the end is on its way
         except RepriseError as error:
@@ -95,28 +161,23 @@ class SocketConnection:
             self.scope.cancel()
 
     async def _write(self) -> None:
-        observer = self._observer
+        source = self._source
         try:
             while True:
-                got = await observer.read()
-                if got is not None:
-                    for text in _texts(got):
+                if texts := await source.read():
+                    for text in texts:
                         await self._put(text)
-                elif observer.over:
+                elif source.over:
                     break
                 elif self.ping_due:
                     self.ping_due = False
                     await self._put(PING)
                 else:
-                    observer.watch()
-                    await observer.bell.wait()
+                    await source.wait()
         except Unavailable as error:
             self._end = refusal(error)
             return
-        if observer.ended:
-            self._end = (DONE, "")
-        elif not self._door.fanout.draining:
-            self._end = refusal(missing(observer.message.id))  # deleted meanwhile
+        self._end = source.end()
 
     async def _put(self, text: str) -> None:
         self.sending_since = monotonic()
@@ -177,6 +238,6 @@ def socket_handlers(door: Observing, gate: Gate) -> list[WebsocketRouteHandler]:
         except RepriseError as error:
             await close(socket, *refusal(error))
             return
-        await SocketConnection(door, gate, socket, observer).run()
+        await SocketConnection(door.streams, gate, socket, MessageSource(door, observer)).run()
 
     return [observe_socket]

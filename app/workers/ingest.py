@@ -29,7 +29,7 @@ from app.history import uploads
 from app.history.chats import OURS
 from app.history.snapshot import Snapshot
 from app.history.store import Applied, Changes, apply, changes, says_anew
-from app.history.tokens import count
+from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import LEASE_S, Upload
 from app.memory import rules
 from app.memory.drawing import Drawer, Material
@@ -45,7 +45,6 @@ from app.workers.upkeep import Signal
 
 POLL_S = 5.0
 RETRY_S = 1.0
-MOST_TOKENS = 100_000
 
 logger = structlog.get_logger(__name__)
 
@@ -102,9 +101,9 @@ class Ingest:
             await self._failed(upload, failed.exceptions[0])
 
     async def _apply(self, upload: Upload, snapshot: Snapshot) -> None:
-        tokens = await anyio.to_thread.run_sync(partial(_tokens, snapshot))
-        if tokens > MOST_TOKENS:
-            reason = f"it has more than {MOST_TOKENS:,} tokens: send it as several conversations"
+        tokens = await anyio.to_thread.run_sync(partial(of_snapshot, snapshot))
+        if tokens > MOST:
+            reason = f"it has more than {MOST:,} tokens: send it as several conversations"
             await uploads.end(self._database, upload, "rejected", reason)
             logger.info("history.rejected", conversation=upload.conversation, tokens=tokens)
             return
@@ -178,13 +177,3 @@ def _said(found: Changes) -> list[Statement]:
         if news:
             said.append(msgspec.structs.replace(one, turn_keys=news))
     return said
-
-
-def _tokens(snapshot: Snapshot) -> int:
-    """Its tokens, or more than ``MOST_TOKENS`` as soon as there are more."""
-    tokens = 0
-    for said in snapshot:
-        tokens += count(said.content)
-        if tokens > MOST_TOKENS:
-            break
-    return tokens

@@ -11,6 +11,7 @@ import structlog
 
 from app.database import Database
 from app.errors import Unavailable
+from app.integrations import store as integrations
 from app.memory.embedding import Embedder
 from app.memory.index import embed_missing, settle_all
 from app.memory.memories import Memories
@@ -116,6 +117,7 @@ async def keep_tidy(database: Database, memories: Memories, kept: Remembered) ->
         try:
             await memories.purge()
             await kept.purge()
+            await integrations.purge(database)
             await add_indexes(database)
         except Unavailable:
             await anyio.sleep(RETRY_S)

@@ -55,9 +55,14 @@ class Found(NamedTuple):
     kind: Kind | None = None
 
 
+def kind_named(name: str) -> Kind | None:
+    """The kind that a file's name says; None for one that is not read here."""
+    return _SUFFIXES.get(PurePath(name.lower()).suffix)
+
+
 def kind_of(name: str, data: bytes) -> Kind:
     """The kind that name and content agree on. Raises `Unreadable` UNSUPPORTED, ENCRYPTED, MISLABELLED or DAMAGED."""
-    named = _SUFFIXES.get(PurePath(name.lower()).suffix)
+    named = kind_named(name)
     found = look(data)
     if named is None:
         if found and found.kind and not PurePath(name).suffix:

@@ -11,6 +11,7 @@ Choices:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from app.integrations.documents import html
 from app.integrations.documents.text import tidy
@@ -23,25 +24,27 @@ _HTML = re.compile(r"</?(?:p|br|div|span|a|strong|em|ul|li)\b[^<>]{0,500}>", re.
 
 
 def read(archive: Archive) -> Items:
-    owner = _name(first_row(archive, "profile.csv", "first name"))
-    yield from table(archive, "profile.csv", "first name", _profile)
-    yield from table(archive, "positions.csv", "company name", _position)
-    yield from table(archive, "education.csv", "school name", _education)
-    skills = [row["name"] for row in all_rows(archive, "skills.csv", "name") if row["name"]]
-    if skills:
-        yield Item(id="skills", kind="skills", text=f"Skills: {', '.join(skills)}")
-    yield from table(archive, "shares.csv", "sharecommentary", _share)
-    yield from table(archive, "comments.csv", "message", _comment)
-    yield from table(archive, "messages.csv", "content", lambda row: _message(row, owner))
+    owner = full_name(first_row(archive, "profile.csv", "first name"))
+    yield from table(archive, "profile.csv", "first name", profile)
+    yield from table(archive, "positions.csv", "company name", position)
+    yield from table(archive, "education.csv", "school name", education)
+    yield from skills(all_rows(archive, "skills.csv", "name"))
+    yield from table(archive, "shares.csv", "sharecommentary", share)
+    yield from table(archive, "comments.csv", "message", comment)
+    yield from table(archive, "messages.csv", "content", lambda row: message(row, owner))
 
 
-def _name(row: Row) -> str:
+# Each of these takes rows of the table it is named after, columns in lower case, and raises ValueError for a row that
+# says nothing. LinkedIn's API gives the same rows.
+
+
+def full_name(row: Row) -> str:
     return f"{row.get('first name', '')} {row.get('last name', '')}".strip()
 
 
-def _profile(row: Row) -> Item | None:
+def profile(row: Row) -> Item | None:
     said = {
-        "Name": _name(row),
+        "Name": full_name(row),
         "Headline": row.get("headline"),
         "Industry": row.get("industry"),
         "Location": row.get("geo location"),
@@ -49,7 +52,7 @@ def _profile(row: Row) -> Item | None:
         "Summary": row.get("summary"),
     }
     text = "\n".join(f"{label}: {value}" for label, value in said.items() if value)
-    return Item(id="profile", kind="profile", text=text, title=_name(row) or None) if text else None
+    return Item(id="profile", kind="profile", text=text, title=full_name(row) or None) if text else None
 
 
 def _span(started: str, finished: str) -> str:
@@ -58,7 +61,7 @@ def _span(started: str, finished: str) -> str:
     return f"{started} – {finished or 'present'}"
 
 
-def _position(row: Row) -> Item | None:
+def position(row: Row) -> Item | None:
     title, company = row.get("title", ""), row["company name"]
     what = " at ".join(part for part in (title, company) if part)
     if not what:
@@ -71,7 +74,7 @@ def _position(row: Row) -> Item | None:
     )
 
 
-def _education(row: Row) -> Item | None:
+def education(row: Row) -> Item | None:
     school, degree = row["school name"], row.get("degree name", "")
     what = ", ".join(part for part in (degree, school) if part)
     if not what:
@@ -83,7 +86,13 @@ def _education(row: Row) -> Item | None:
     return Item(id=made_id("education", school, degree, started), kind="education", text=text, title=what)
 
 
-def _share(row: Row) -> Item | None:
+def skills(rows: Iterable[Row]) -> Iterator[Item]:
+    names = [row["name"] for row in rows if row["name"]]
+    if names:
+        yield Item(id="skills", kind="skills", text=f"Skills: {', '.join(names)}")
+
+
+def share(row: Row) -> Item | None:
     text = tidy(row["sharecommentary"].replace('"\n"', "\n"))
     if not text:
         return None  # shared without a word
@@ -99,7 +108,7 @@ def _share(row: Row) -> Item | None:
     )
 
 
-def _comment(row: Row) -> Item | None:
+def comment(row: Row) -> Item | None:
     text = tidy(row["message"].replace('"\n"', "\n"))
     if not text:
         return None
@@ -113,7 +122,7 @@ def _comment(row: Row) -> Item | None:
     )
 
 
-def _message(row: Row, owner: str) -> Item | None:
+def message(row: Row, owner: str) -> Item | None:
     text = row["content"]
     if _HTML.search(text):
         text = html.plain(text)

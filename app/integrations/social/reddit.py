@@ -20,8 +20,8 @@ _GONE = {"[deleted]", "[removed]"}
 def read(archive: Archive) -> Items:
     statistics = all_rows(archive, "statistics.csv", "statistic")
     owner = next((row.get("value", "") for row in statistics if row["statistic"].lower() == "account name"), "")
-    yield from table(archive, "posts.csv", "id", _post)
-    yield from table(archive, "comments.csv", "id", _comment)
+    yield from table(archive, "posts.csv", "id", post)
+    yield from table(archive, "comments.csv", "id", comment)
     for name in ("messages.csv", "messages_archive.csv"):
         yield from table(archive, name, "id", lambda row: _message(row, owner))
     yield from table(archive, "chat_history.csv", "message_id", lambda row: _chat(row, owner))
@@ -37,7 +37,8 @@ def _required(row: Row, column: str) -> str:
     return row[column]
 
 
-def _post(row: Row) -> Item | None:
+def post(row: Row) -> Item | None:
+    """The item of a row of posts; None for one without words. Raises ValueError for one without an id."""
     title, body = _said(row.get("title", "")), _said(row.get("body", ""))
     text = "\n\n".join(part for part in (title, body) if part)
     link = row.get("url", "")
@@ -55,7 +56,8 @@ def _post(row: Row) -> Item | None:
     )
 
 
-def _comment(row: Row) -> Item | None:
+def comment(row: Row) -> Item | None:
+    """As `post`, of a row of comments."""
     if not (text := _said(row.get("body", ""))):
         return None
     return Item(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -125,41 +125,59 @@ def read(archive: Archive) -> Items:
 
 
 def _profile(archive: Archive, account: _Account) -> Items:
-    said = {"Name": tidy(account.account_display_name), "Username": account.username and f"@{account.username}"}
-    for profile in _decoded(archive, "profile", "profile", _Profile):
-        if isinstance(profile, Problem):
-            yield profile
+    about = _Description()
+    for found in _decoded(archive, "profile", "profile", _Profile):
+        if isinstance(found, Problem):
+            yield found
         else:
-            description = profile.description
-            said |= {"Bio": description.bio, "Location": description.location, "Website": description.website}
-    text = "\n".join(f"{label}: {tidy(html.unescape(value))}" for label, value in said.items() if value.strip())
-    if text:
-        yield Item(id="profile", kind="profile", text=text, title=said["Name"] or None)
+            about = found.description
+    if item := profile(account.account_display_name, account.username, about.bio, about.location, about.website):
+        yield item
+
+
+def profile(name: str, username: str, bio: str, location: str, website: str) -> Item | None:
+    """The item of what an account says about itself; None when that is nothing."""
+    told = {
+        "Name": name,
+        "Username": username and f"@{username}",
+        "Bio": bio,
+        "Location": location,
+        "Website": website,
+    }
+    lines = {label: tidy(html.unescape(value)) for label, value in told.items()}
+    text = "\n".join(f"{label}: {value}" for label, value in lines.items() if value)
+    return Item(id="profile", kind="profile", text=text, title=lines["Name"] or None) if text else None
 
 
 def _post(tweet: _Tweet, account: _Account, notes: dict[str, _Note]) -> Item | None:
-    text = tweet.full_text
-    cut = tidy(html.unescape(text))[:_MATCHED_CHARACTERS]
+    cut = tidy(html.unescape(tweet.full_text))[:_MATCHED_CHARACTERS]
     if len(cut) == _MATCHED_CHARACTERS and cut in notes:
         text = notes.pop(cut).core.text
     else:
-        for link in tweet.entities.urls:
-            if link.url:
-                text = text.replace(link.url, link.expanded_url or link.url)
-        for picture in tweet.entities.media:
-            if picture.url:
-                text = text.replace(picture.url, "")
-        text = tidy(html.unescape(text))
+        links = [(link.url, link.expanded_url or link.url) for link in tweet.entities.urls]
+        text = said(tweet.full_text, links + [(picture.url, "") for picture in tweet.entities.media])
+    return post(tweet.id_str, text, tweet.created_at, account.username)
+
+
+def said(text: str, links: Iterable[tuple[str, str]]) -> str:
+    """What a post says: each short link replaced by where it leads, by nothing where that is a picture ("")."""
+    for short, leads_to in links:
+        if short:
+            text = text.replace(short, leads_to)
+    return tidy(html.unescape(text))
+
+
+def post(post_id: str, text: str, created_at: str, username: str) -> Item | None:
+    """The item of a post that says ``text``; None when that is nothing. A repost begins with ``RT @``."""
     if not text:
         return None
-    said_at = when(tweet.created_at)
     repost = text.startswith("RT @")
     return Item(
-        id=tweet.id_str or made_id("post", text, tweet.created_at),
+        id=post_id or made_id("post", text, created_at),
         kind="repost" if repost else "post",
         text=text,
-        said_at=said_at,
-        url=f"https://x.com/{account.username or 'i'}/status/{tweet.id_str}" if tweet.id_str else None,
+        said_at=when(created_at),
+        url=f"https://x.com/{username or 'i'}/status/{post_id}" if post_id else None,
         mine=not repost,
     )
 

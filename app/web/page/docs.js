@@ -26,20 +26,24 @@ function takeKey() {
 function form(path, method, operation) {
   const inputs = (operation.parameters ?? []).map((parameter) => [parameter, input(parameter)]);
   const content = operation.requestBody?.content["application/json"];
+  const parts = operation.requestBody?.content["multipart/form-data"]?.schema.properties;
+  const fields = Object.entries(parts ?? {}).map(([name, schema]) => [name, field(name, schema)]);
   const body = content && h("textarea", { rows: 8, spellcheck: "false", "aria-label": "body" });
   if (body) body.value = JSON.stringify(content.example ?? {}, null, 2);
   const send = h("button", { type: "submit" }, "Send");
   const stop = h("button", { type: "button", hidden: true }, "Stop");
   const said = h("p", { class: "said", role: "status" });
   const shown = h("pre", { class: "answer", hidden: true });
-  const rows = inputs.map(([parameter, element]) => h("label", {}, h("code", {}, parameter.name), element));
+  const named = [...inputs.map(([{ name }, element]) => [name, element]), ...fields];
+  const rows = named.map(([name, element]) => h("label", {}, h("code", {}, name), element));
 
   async function submit(event) {
     event.preventDefault();
     const given = inputs.map(([parameter, element]) => [parameter, element.value]).filter(([, value]) => value !== "");
     const headers = operation.security && key.value ? { "X-API-Key": key.value } : {};
     for (const [parameter, value] of given) if (parameter.in === "header") headers[parameter.name] = value;
-    if (body) headers["Content-Type"] = "application/json";
+    const files = fields.some(([, { files: chosen }]) => chosen?.length);
+    if (body && !files) headers["Content-Type"] = "application/json";
     const leave = new AbortController();
     stop.onclick = () => leave.abort();
     send.disabled = true;
@@ -49,7 +53,7 @@ function form(path, method, operation) {
     const began = performance.now();
     const time = () => `${Math.round(performance.now() - began)} ms`;
     try {
-      const options = { method: method.toUpperCase(), headers, body: body?.value, signal: leave.signal, cache: "no-store" };
+      const options = { method: method.toUpperCase(), headers, body: files ? data(fields) : body?.value, signal: leave.signal, cache: "no-store" };
       const answer = await fetch(address(path, given), options);
       const status = `${answer.status} ${answer.statusText}`.trim();
       said.textContent = `${status}, first byte after ${time()}`;
@@ -77,6 +81,21 @@ function input({ name, in: place, required, schema = {}, description }) {
   return element;
 }
 
+/** An input for one part of a form with files. It is sent where a file is chosen, else the JSON. */
+function field(name, schema) {
+  if (schema.format !== "binary" && schema.items?.format !== "binary") return input({ name, in: "form", schema });
+  return h("input", { type: "file", multiple: schema.type === "array", "data-name": `form ${name}` });
+}
+
+function data(fields) {
+  const form = new FormData();
+  for (const [name, { files, value }] of fields) {
+    for (const one of files ?? []) form.append(name, one);
+    if (!files && value !== "") form.append(name, value);
+  }
+  return form;
+}
+
 function address(path, given) {
   const found = given.filter(([parameter]) => parameter.in === "path");
   const filled = found.reduce((text, [{ name }, value]) => text.replace(`{${name}}`, encodeURIComponent(value)), path);
@@ -97,6 +116,7 @@ async function show(answer, shown) {
   const value = JSON.parse(whole);
   shown.textContent = JSON.stringify(value, null, 2);
   if (value.message_id) fill("path message_id", value.message_id);
+  if (value.integration_id) fill("path integration_id", value.integration_id);
 }
 
 /** A message just begun is the one to look at next: its id goes where none was written. */
@@ -112,7 +132,7 @@ async function start() {
   document.querySelector("nav").before(h("p", {}, h("label", {}, "API key for trying: ", key)));
   const answer = await fetch(new URL("openapi.json", ROOT));
   for (const [path, methods] of Object.entries((await answer.json()).paths)) {
-    for (const [method, operation] of Object.entries(methods)) {
+    for (const [method, operation] of Object.entries(methods.$ref ? {} : methods)) {
       const section = document.getElementById(operation.operationId);
       const open = () => {
         if (!section.open || section.querySelector("form")) return;
