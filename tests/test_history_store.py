@@ -243,6 +243,22 @@ async def test_a_worker_that_died_is_followed_by_another_and_writes_nothing_more
     assert await database.fetchval("SELECT count(*) FROM upload_parts") == 0
 
 
+async def test_a_lease_is_renewed_beside_a_transaction_that_takes_long(database: Database, owner: Owner) -> None:
+    await put(database, owner, walk())
+    upload = await uploads.claim(database)
+    assert upload is not None
+    lease = "SELECT claimed_until FROM uploads"
+    before = await database.fetchval(lease)
+    await uploads.renew(database, upload)
+    renewed = await database.fetchval(lease)
+    assert renewed > before
+    async with database.transaction() as connection:
+        assert await uploads.drop(connection, upload)
+        with anyio.fail_after(10):
+            await uploads.renew(database, upload)
+        assert await database.fetchval(lease) == renewed
+
+
 async def test_what_cannot_be_stored_is_given_up_with_its_reason(
     database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,11 +15,12 @@ from app.history.search import HistorySearch
 from app.history.snapshot import Snapshot
 from app.integrations import job as jobs
 from app.integrations import store
-from app.integrations.integration import SHARES, STEPS, percentage
+from app.integrations.integration import SHARES, STEPS, StatusBody, percentage
 from app.integrations.job import Item, Job, claim
 from app.integrations.kinds.storing import snapshot_of
 from app.integrations.types import Conversation, Message
 from app.memory.listing import page
+from app.memory.memories import Memories
 from app.memory.search import Search
 from app.memory.types import Filters, Owner
 from tests.documents_rig import pdf
@@ -408,3 +409,22 @@ async def test_an_archive_becomes_memories_of_what_is_stated_and_turns_of_what_w
     await send(database, owner, "social", "linkedin", {"by": "archive"}, {"linkedin.zip": archive("linkedin")})
     await worker(database).until_idle()
     assert (len(await memories(database, owner)), await chats.counted(database, owner)) == before
+
+
+async def test_an_edited_message_is_drawn_from_anew_and_what_was_deleted_stays_away(
+    database: Database, owner: Owner
+) -> None:
+    async def bring(text: str, at: str) -> StatusBody:
+        said = conversation("home", text)
+        said["messages"][0]["id"] = "m"
+        sent = await send_chats(database, owner, [said | {"updated_at": at}])
+        await worker(database).until_idle()
+        return await status(database, sent)
+
+    await bring("I live in Lyon. My cat is called Milo.", "2026-04-01T10:00:00Z")
+    found, _ = await page(database, owner, Filters(), q="Milo", sort="created_at", page=1, page_size=10)
+    await Memories(database, None).delete(owner, [found[0].id])
+    body = await bring("I live in Porto. My cat is called Milo.", "2026-04-02T10:00:00Z")
+    assert (body.stats.memories_created, await memories(database, owner)) == (1, ["I live in Porto."])
+    body = await bring("I live in Lyon. My cat is called Milo.", "2026-04-01T10:00:00Z")
+    assert (body.stats.memories_created, await memories(database, owner)) == (0, ["I live in Porto."])

@@ -20,6 +20,7 @@ import msgspec
 
 from app import ids
 from app.history.snapshot import Said, Snapshot, at
+from app.memory import rules
 from app.memory.conversations import TURN_COLUMNS, NewTurns, forgotten, store_turns, to_turn
 from app.memory.index import index_turns, texts_of
 from app.memory.records import clean, to_json
@@ -92,6 +93,15 @@ async def changes(
             if (known := before.get(turn.external_id)) is not None and _edits(known, turn, revised_at)
         ],
     )
+
+
+def said_before(found: Changes) -> dict[str, list[str]]:
+    """By the key of an edited turn, what its old words said of the person, normalised (`drawing.not_said_before`)."""
+    return {
+        turn.key: sorted({normal(one.text) for one in rules.statements([old.turn])})
+        for old, turn in found.edited
+        if says_anew(old.turn, turn)
+    }
 
 
 def says_anew(old: Turn, turn: Turn) -> bool:

@@ -188,9 +188,10 @@ async def read(database: Database, upload: Upload) -> Snapshot:
 
 
 async def renew(database: Database, upload: Upload) -> None:
-    """Keeps the claim for another ``LEASE_S``."""
+    """Keeps the claim for another ``LEASE_S``. Never waits: whose transaction holds the row needs no lease."""
     await database.execute(
-        "UPDATE uploads SET claimed_until = now() + make_interval(secs => $2) WHERE id = $1 AND tries = $3",
+        """UPDATE uploads SET claimed_until = now() + make_interval(secs => $2)
+        WHERE id = (SELECT id FROM uploads WHERE id = $1 AND tries = $3 FOR UPDATE SKIP LOCKED)""",
         upload.id,
         LEASE_S,
         upload.tries,

@@ -2,8 +2,9 @@
 
 Choices:
 
-1. The directory at the file's end is judged first: a zip that says itself that it is too much is refused before a byte
-   is unpacked. What it says is not believed: what comes out is counted as well, and an entry gets no more than is left.
+1. What counts is what is read: an export with gigabytes of pictures beside its texts is no bomb. An entry that says
+   itself that it is too much is refused before a byte is unpacked; what it says is not believed: what comes out is
+   counted as well, and an entry gets no more than is left.
 2. Stored and deflated entries only: the other methods let an entry ask for gigabytes of dictionary.
 3. Names are looked up, never used as paths: nothing is written anywhere. What the system put beside the files is left
    out, and a zip within a zip is not opened: its person can do that in one step.
@@ -20,9 +21,9 @@ from io import BytesIO
 from app.integrations.types import Unreadable
 
 MAX_ENTRIES = 100_000
-MAX_UNPACKED_BYTES = 1 << 30  # of all entries together
+MAX_UNPACKED_BYTES = 1 << 30  # of all entries that are read together
 MAX_ENTRY_BYTES = 256 << 20
-MAX_RATIO = 200  # unpacked to packed, of all entries together; text packs 5 to 20 times, deflate can do 1,000
+MAX_RATIO = 200  # unpacked to packed, of the whole; text packs 5 to 20 times, deflate can do 1,000
 RATIO_FREE_BYTES = 16 << 20  # below this a high ratio harms nobody
 
 ENTRY_MARK = b"PK\x01\x02"
@@ -57,11 +58,6 @@ class Archive:
         self._packed = len(data)
         self._unpacked = 0
         self._sizes: dict[str, int] = {}  # a file read twice counts once
-        unpacked = sum(entry.file_size for entry in entries)
-        if unpacked > MAX_UNPACKED_BYTES:
-            raise Unreadable("TOO_LARGE", f"The archive unpacks to more than {MAX_UNPACKED_BYTES >> 20} MB.")
-        if unpacked > self._most():
-            raise Unreadable("TOO_LARGE", f"The archive unpacks to more than {MAX_RATIO} times its own size.")
         self._entries = {_path(entry.filename): entry for entry in entries if not _aside(_path(entry.filename))}
         self.names: list[str] = list(self._entries)
         self.encrypted = any(entry.flag_bits & ENCRYPTED_FLAG for entry in entries)

@@ -345,16 +345,6 @@ async def turns_of(
     return [to_turn(row) for row in rows]
 
 
-async def turns_with(rows: Any, owner: Owner, keys: Sequence[str]) -> list[StoredTurn]:
-    """The owner's turns with these keys that are still there, in their order."""
-    found = await rows.fetch(
-        f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.owner = $1 AND t.key = ANY($2) ORDER BY t.position, t.id",  # noqa: S608
-        owner.id,
-        list(keys),
-    )
-    return [to_turn(row) for row in found]
-
-
 def to_turn(row: asyncpg.Record, *, new: bool = False) -> StoredTurn:
     """A row of `TURN_COLUMNS`."""
     turn = Turn(

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
@@ -34,6 +35,7 @@ from app.memory.records import lock
 from app.memory.rules import Statement
 from app.memory.search import Search
 from app.memory.types import Draft, Memory, Origin, Owner, StoredTurn, Turn
+from app.memory.words import normal
 
 MOST_PROBES, PROBED = 20, 12
 PORTION = 20
@@ -106,11 +108,20 @@ class Drawer:
         """Whether there is anything that makes vectors."""
         return self._embedder is not None
 
-    async def read(self, account: str, user: str, turns: Sequence[Turn]) -> Material:
-        """What these turns tell of their user. Outside of any transaction. Raises ExtractionFailed, Unavailable."""
+    async def read(
+        self,
+        account: str,
+        user: str,
+        turns: Sequence[Turn],
+        before: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> Material:
+        """What these turns tell of their user. Outside of any transaction. Raises ExtractionFailed, Unavailable.
+
+        ``before``: what edited turns said before, which rules pass over; a model reads them as a whole.
+        """
         if self._extractor is None:
             said = await anyio.to_thread.run_sync(partial(rules.statements, list(turns)))
-            return await self.of_statements(said)
+            return await self.of_statements(not_said_before(said, before))
         existing = await self._existing(account, user, turns)
         stored = [StoredTurn(id=0, turn=turn, new=True) for turn in turns]
         drafts = await self._extractor.extract(stored, existing)
@@ -181,6 +192,17 @@ class Drawer:
 
     async def _vectors(self, texts: list[str]) -> Vectors:
         return await vectors_for(self._embedder, [text.strip() for text in texts])
+
+
+def not_said_before(said: list[Statement], before: Mapping[str, Collection[str]]) -> list[Statement]:
+    """The statements less those that their turns said before they were edited. ``before``: normalised, by turn key."""
+    news = [
+        msgspec.structs.replace(
+            one, turn_keys=[key for key in one.turn_keys if normal(one.text) not in before.get(key, ())]
+        )
+        for one in said
+    ]
+    return [one for one in news if one.turn_keys]
 
 
 async def draw(connection: Any, owner: Owner, said: list[Statement], categories: list[list[str]]) -> list[Draft]:

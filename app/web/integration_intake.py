@@ -77,6 +77,7 @@ class Coming:
         self._key = request.headers.get("idempotency-key")
         self._user = ""
         self._unknown: list[str] = []
+        self._named: str | None = None
         self._content = hashlib.sha256()
         self._receiving: Receiving | None = None
 
@@ -107,12 +108,13 @@ class Coming:
         await (await self._begun()).write(data)
 
     async def form(self, shape: type[T], check: Any = None) -> tuple[T, list[Sent]]:
-        """A form's fields and its files, which are in then. Raises ValidationFailed also where there is no content."""
+        """A form's fields and its files, which are in then. Raises ValidationFailed also without a file."""
         form = await read_form(self.body, header(self._scope, b"content-type"), self, FILE_NAMES)
         fields, self._unknown = read_fields(form.fields, shape, check)
-        if not any(sent.size for sent in form.files):
-            raise ValidationFailed([("file", "is empty" if form.files else "is required")])
+        if not form.files:
+            raise ValidationFailed([("file", "is required")])
         self._content.update(msgspec.json.encode([sorted(form.fields.items()), form.files]))
+        self._named = form.files[0].name if len(form.files) == 1 else f"{len(form.files)} files"
         return fields, form.files
 
     async def json(self, shape: type[T], check: Any = None) -> tuple[T, list[str]]:
@@ -141,7 +143,8 @@ class Coming:
             parts = "\x00".join((user, kind, self._key))
             once = (hashlib.sha256(parts.encode()).digest(), self._content.digest())
         asked = {"memories": body.memories} | request
-        made = await receiving.ready(kind, platform, asked, name=body.name, secret=secret, once=once)
+        name = body.name or self._named
+        made = await receiving.ready(kind, platform, asked, name=name, secret=secret, once=once)
         await self._watching.wake()
         return json_reply(begun(self._scope, made), status=202, headers=warning(self._unknown))
 

@@ -126,7 +126,7 @@ class IntegrationRoutes(PersonRoutes):
 
         @post(
             paths(f"{ONE}/cancel"),
-            opt=WRITE | {"query": USER, "answer": CancelledIntegration},
+            opt=WRITE | {"token": True, "query": USER, "answer": CancelledIntegration},
             status_code=200,
             operation_id="cancelIntegration",
             tags=TAGS,

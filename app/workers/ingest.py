@@ -28,18 +28,17 @@ from app.errors import RepriseError, Unavailable
 from app.history import uploads
 from app.history.chats import OURS
 from app.history.snapshot import Snapshot
-from app.history.store import Applied, Changes, apply, changes, says_anew
+from app.history.store import Applied, Changes, apply, changes, said_before
 from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import LEASE_S, Upload
 from app.memory import rules
-from app.memory.drawing import Drawer, Material
+from app.memory.drawing import Drawer, Material, not_said_before
 from app.memory.index import settle
 from app.memory.memories import Memories
 from app.memory.records import lock
 from app.memory.rules import Statement
 from app.memory.search import Search
 from app.memory.types import Origin
-from app.memory.words import normal
 from app.workers import extraction
 from app.workers.upkeep import Signal
 
@@ -165,15 +164,8 @@ async def _schedule(connection: Any, upload: Upload, applied: Applied, debounce_
 
 def _said(found: Changes) -> list[Statement]:
     """What the person says of themselves in new turns, and in edited ones did not say before."""
-    before = {
-        turn.key: {normal(one.text) for one in rules.statements([old.turn])}
-        for old, turn in found.edited
-        if says_anew(old.turn, turn)
-    }
+    before = said_before(found)
     keys = {turn.key for turn in found.new} | set(before)
-    said = []
-    for one in rules.statements([turn for turn in found.turns if turn.key in keys or turn.role == "assistant"]):
-        news = [key for key in one.turn_keys if normal(one.text) not in before.get(key, ())]
-        if news:
-            said.append(msgspec.structs.replace(one, turn_keys=news))
-    return said
+    heard = [turn for turn in found.turns if turn.key in keys or turn.role == "assistant"]
+    said = not_said_before(rules.statements(heard), before)
+    return [one for one in said if keys.intersection(one.turn_keys)]

@@ -17,14 +17,14 @@ import msgspec
 
 from app.database import Database
 from app.history.snapshot import Head, Snapshot, at
-from app.history.store import apply
+from app.history.store import apply, changes, said_before
 from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import enter
 from app.ids import derived_id
 from app.integrations.job import Item, Job
 from app.integrations.types import Conversation, Message, Unreadable
 from app.memory.categories import categorise
-from app.memory.conversations import turns_with
+from app.memory.conversations import said_still, turns_of
 from app.memory.drawing import Drawer, Material
 from app.memory.index import settle
 from app.memory.records import lock
@@ -62,11 +62,21 @@ class Store:
         async with job.transaction() as connection:
             await lock(connection, job.owner)
             entered = await enter(connection, job.owner, job.platform, head, display_name, revised)
+            found = (
+                None if entered.made else await changes(connection, job.owner, entered.conversation, snapshot, revised)
+            )
+            before = said_before(found) if found else {}
             applied = await apply(connection, job.owner, entered.conversation, snapshot, revised)
             await settle(connection, job.owner, entered.conversation, embeds=self._embeds)
             turns = [turn.key for turn in applied.said]
             await job.stored(
-                connection, item, turns, entered.conversation, made=entered.made, payload=b"", step=then or job.step
+                connection,
+                item,
+                turns,
+                entered.conversation,
+                made=entered.made,
+                payload=msgspec.json.encode(before),
+                step=then or job.step,
             )
             if then is None:
                 await job.done(connection, item)
@@ -76,15 +86,21 @@ class Store:
     async def draw(self, job: Job, item: Item) -> None:
         """Draws memories from the turns that were stored of an item. Raises ExtractionFailed."""
         assert item.conversation is not None
-        rows = await turns_with(self.database, job.owner, item.turns or [])
-        material = await self._drawer.read(job.owner.account, job.owner.user, [row.turn for row in rows])
+        keys = item.turns or []
+        async with self.database.connection() as connection:
+            rows = await turns_of(connection, job.owner, item.conversation, keys=keys)
+        before = msgspec.json.decode(item.payload, type=dict[str, list[str]])
+        turns = [row.turn for row in rows]
+        material = await self._drawer.read(job.owner.account, job.owner.user, turns, before)
         async with job.transaction() as connection:
+            await lock(connection, job.owner)
+            material = material.only(await said_still(connection, job.owner, keys))
             added = await self._drawer.add(
                 connection,
                 job.owner,
                 material,
                 origin=Origin(source=job.platform, conversation=item.conversation),
-                source_key=" ".join([item.conversation, *(item.turns or [])[:1]]),
+                source_key=" ".join([item.conversation, *keys[:1]]),
                 metadata={"integration_id": job.id},
             )
             await job.done(connection, item, added.new)
