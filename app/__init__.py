@@ -41,8 +41,8 @@ What comes from elsewhere
 A conversation sent to ``POST /api/chat-history/ingest/custom-online`` (`web/history`) waits as a snapshot
 (`history/uploads`); `workers/ingest` makes turns of it (`history/store`), in the same tables and the same search as
 those of messages, and where their user wants that draws memories from them (`memory/drawing`). Exports, documents,
-social accounts and records of any API are integrations: received by `web/integration_intake` or ``reprise import``, kept
-with all that becomes of them in `integrations/store`, taken through the steps of their type (`integrations/kinds`) by
-`workers/integrate`, watched through `integrations/watch` and `web/integration_events`. Addresses that strangers name are
-asked through `outbound` alone.
+social accounts and records of any API are integrations: received by `web/integration_intake` or ``reprise import``,
+kept with all that becomes of them in `integrations/store`, taken through the steps of their type (`integrations/kinds`)
+by `workers/integrate`, watched through `integrations/watch` and `web/integration_events`. Addresses that strangers name
+are asked through `outbound` alone.
 """

@@ -46,6 +46,7 @@ async def status_of(client: httpx.AsyncClient, sent: dict[str, Any]) -> dict[str
 
 @pytest.mark.timeout(300)
 async def test_2000_items_survive_three_killed_workers(short_tmp: Path) -> None:
+    """PROTOCOL J14, J15."""
     async with system(short_tmp, workers=0, background=1) as s, s.client() as client:
         records = [{"id": f"r{n}", "text": f"Shelf {n} holds box {n * 7}."} for n in range(ITEMS)]
         response = await client.post("/v1/integrations/api", json={"records": records})

@@ -450,7 +450,7 @@ async def test_whose_it_is_may_be_said_anywhere(
             ["memories", "platform", "me"],
         ),
         ("chat", {"json": {"chat_data": [1], "zone": "Moon/Sea"}}, ["zone"]),
-        ("chat", {"files": {"file": ("a", b"")}}, ["file"]),
+        ("chat", {"files": {"file": ("", b"")}}, ["file"]),
         ("chat", {"files": {"x": ("a", b"a")}, "data": {"me": "a"}}, ["x"]),
         ("chat", {"files": [("file", ("a", b"a")), ("file", ("b", b"b"))]}, ["file"]),
         (
