@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import anyio
@@ -428,3 +429,25 @@ async def test_an_edited_message_is_drawn_from_anew_and_what_was_deleted_stays_a
     assert (body.stats.memories_created, await memories(database, owner)) == (1, ["I live in Porto."])
     body = await bring("I live in Lyon. My cat is called Milo.", "2026-04-01T10:00:00Z")
     assert (body.stats.memories_created, await memories(database, owner)) == (0, ["I live in Porto."])
+
+
+async def test_watchers_hear_every_second_however_long_one_item_takes(database: Database, owner: Owner) -> None:
+    sent = await send_chats(database, owner, [conversation("a", "I sing.")])
+    works = worker(database)
+
+    async def slow(job: Job, item: Item) -> None:
+        before = len(await told(database, sent))
+        with anyio.fail_after(30):
+            while len(await told(database, sent)) < before + 3:
+                await anyio.sleep(0.1)
+        await works._kinds["chat"]._store.draw(job, item)  # type: ignore[attr-defined]
+
+    works._kinds["chat"].steps = (*works._kinds["chat"].steps[:3], lambda job: job.each(slow))  # type: ignore[misc]
+    await works.until_idle()
+    drawn = [
+        event for event in await told(database, sent) if event["status"]["progress"]["current_step"] == STEPS["chat"][3]
+    ]
+    times = [datetime.fromisoformat(event["status"]["last_activity"]) for event in drawn]
+    assert len(times) >= 5
+    assert times == sorted(times)
+    assert drawn[-2]["status"]["stats"]["processing_time"] >= 1
