@@ -300,6 +300,12 @@ async def events(database: Database, integration_id: str, after: int, limit: int
     return [Event(row["seq"], row["type"], row["data"]) for row in rows]
 
 
+async def newest(database: Database, integration_ids: list[str]) -> dict[str, int]:
+    """The number of the last event of each of these that is still there."""
+    rows = await database.fetch("SELECT id, last_seq FROM integrations WHERE id = ANY($1)", integration_ids)
+    return {row["id"]: row["last_seq"] for row in rows}
+
+
 async def cancel(database: Database, integration: Integration) -> Integration:
     """Ends it; what was brought stays. From the answer on nothing more is. Raises Conflict when it ended otherwise."""
     async with database.transaction() as connection:

@@ -3,7 +3,7 @@
 The cursor rules are those of a message's stream: a cursor beyond the last event of one that ended, or before the first
 that is kept, is answered by a gap and then by all there is; beyond the last of one that goes on, it is waited for.
 
-Hints come over Redis; without them watchers look once a second.
+Hints come over Redis; whoever missed one is found by one look a second at all that is watched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from app.chat.control import Channels, listen
 from app.database import Database
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from app.integrations import store
 from app.integrations.integration import Integration
 from app.integrations.store import TOLD_CHANNEL, Event
@@ -23,6 +23,7 @@ from app.redis_keys import Keys
 from app.tail import Bell
 
 LOOK_S = 1.0
+"""How long a lost hint can delay an event."""
 BATCH = 200
 
 
@@ -44,8 +45,25 @@ class Hub:
         self._watchers: dict[str, set[Watcher]] = {}
 
     async def run(self, client: Any) -> None:
-        """Hears hints over ``client``, for ever."""
-        await listen(client, lambda: self._channels)
+        """Hears hints over ``client``, and looks by itself, for ever."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(listen, client, lambda: self._channels)
+            while True:
+                await anyio.sleep(LOOK_S)
+                await self._look()
+
+    async def _look(self) -> None:
+        """Rings whoever is behind: one question for all of them, where a hint was lost."""
+        if not self._watchers:
+            return
+        try:
+            newest = await store.newest(self.database, list(self._watchers))
+        except Unavailable:
+            newest = {}  # they find out themselves, and end
+        for name, watchers in self._watchers.items():
+            for watcher in watchers:
+                if watcher.cursor != newest.get(name):
+                    watcher.bell.ring()
 
     def drain(self) -> None:
         """Ends every watcher's stream."""
@@ -85,7 +103,7 @@ class Watcher:
         self.ended = False
         """The last event was given; else the integration is gone, or the process stops."""
         self._hub = hub
-        self._cursor = cursor
+        self.cursor = cursor
         self._ahead = cursor > integration.last_seq
         self._began = False
 
@@ -98,34 +116,33 @@ class Watcher:
     async def look(self) -> list[Event | Gap]:
         """The next events that are there; none when there are none now, or when it is over. Raises Unavailable."""
         while not (self.over or self._hub.draining):
-            found = await store.events(self._hub.database, self.id, self._cursor, BATCH)
-            if found and (self._began or found[0].seq == self._cursor + 1):
+            found = await store.events(self._hub.database, self.id, self.cursor, BATCH)
+            if found and (self._began or found[0].seq == self.cursor + 1):
                 return self._given(found)
             try:
                 integration = await store.find(self._hub.database, self.id, account=self.account)
             except NotFound:
                 break
-            if not found and integration.last_seq > self._cursor:
+            if not found and integration.last_seq > self.cursor:
                 continue  # it came meanwhile
             if not found and not integration.final:
                 return []
-            if not found and self._cursor == integration.last_seq and not self._ahead:
+            if not found and self.cursor == integration.last_seq and not self._ahead:
                 self.ended = True
                 break
             found = found or await store.events(self._hub.database, self.id, 0, BATCH)
             if found:
-                return [Gap(self._cursor, found[0].seq, integration.last_seq), *self._given(found)]
+                return [Gap(self.cursor, found[0].seq, integration.last_seq), *self._given(found)]
         self.over = True
         return []
 
     async def wait(self) -> None:
-        """Returns when there may be something, or after `LOOK_S`."""
-        with anyio.move_on_after(LOOK_S):
-            await self.bell.wait()
+        """Returns when there may be something."""
+        await self.bell.wait()
 
     def close(self) -> None:
         self._hub.part(self)
 
     def _given(self, found: list[Event]) -> list[Event | Gap]:
-        self._cursor, self._ahead, self._began = found[-1].seq, False, True
+        self.cursor, self._ahead, self._began = found[-1].seq, False, True
         return list(found)
