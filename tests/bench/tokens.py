@@ -112,8 +112,7 @@ def p5(upstream: Upstream, options: Options) -> list[Figure]:
             for _ in range(options.runs):
                 upstream.reset()
                 firsts: list[First] = in_process(ask, run.address, KEY, model, *size, remembered)
-                asked = {asked_by(request): request["at_ns"] for request in upstream.log()["requests"]}
-                added += [(f.first_ns - f.posted_ns - (f.stamp_ns - asked[f.text])) / 1e6 for f in firsts]
+                added += added_ms(upstream, firsts)
                 answers += [(f.answered_ns - f.posted_ns) / 1e6 for f in firsts]
             note = f"{len(added)} samples; initiate answered after {number(median(answers))} ms"
             title = f"added time to first token, {name}"
@@ -123,6 +122,12 @@ def p5(upstream: Upstream, options: Options) -> list[Figure]:
                 Figure(measure="P5", name=f"{title}, p99", value=percentile(added, 0.99), unit="ms", bar=worst),
             ]
     return figures
+
+
+def added_ms(upstream: Upstream, firsts: list[First]) -> list[float]:
+    """For each message the milliseconds from its initiate to its first delta, less what the upstream itself took."""
+    asked = {asked_by(request): request["at_ns"] for request in upstream.log()["requests"]}
+    return [(f.first_ns - f.posted_ns - (f.stamp_ns - asked[f.text])) / 1e6 for f in firsts]
 
 
 def p9(upstream: Upstream, options: Options) -> list[Figure]:
