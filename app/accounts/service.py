@@ -285,8 +285,8 @@ class Accounts:
         """Gives a key another text; the one before is good for another ``overlap_s`` seconds, here and elsewhere.
 
         ``by`` may rotate what it may see and could have made. Raises NotFound, Forbidden, and Conflict for a key that
-        is not active or is the root key. Under an ``idempotency_key`` the same ``body`` gives the first answer again for
-        a day; another raises Conflict.
+        is not active or is the root key. Under an ``idempotency_key`` the same ``body`` gives the first answer again
+        for a day; another raises Conflict.
         """
         once = hash_of(f"{account}\x00rotate\x00{key_id}\x00{idempotency_key}") if idempotency_key else None
         text = self._derived(key_id, once, body) if once else new_key()
