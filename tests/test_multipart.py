@@ -67,7 +67,9 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhe
 
 
 async def test_fields_and_files_come_apart() -> None:
-    kind, raw = form([("file", ("ä b.txt", b"one\r\n--x")), ("files", ("c.pdf", b"\x00" * 5))], {"me": "Ada", "zone": ""})
+    kind, raw = form(
+        [("file", ("ä b.txt", b"one\r\n--x")), ("files", ("c.pdf", b"\x00" * 5))], {"me": "Ada", "zone": ""}
+    )
     got, kept = await read(kind, raw)
     assert got.fields == {"me": "Ada", "zone": ""}
     assert kept.whole == [("ä b.txt", b"one\r\n--x"), ("c.pdf", b"\x00" * 5)]
@@ -168,7 +170,9 @@ async def test_the_names_that_clients_write(header: bytes, name: str) -> None:
 
 
 async def test_an_empty_file_input_is_no_file() -> None:
-    empty = b'Content-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
+    empty = (
+        b'Content-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
+    )
     got, kept = await read(B, plain(empty))
     assert (got.files, kept.whole) == ([], [])
     _, kept = await read(B, plain(empty + b"but full"))

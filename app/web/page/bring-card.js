@@ -202,7 +202,8 @@ export class Card {
 
   #memory(memory) {
     const open = () => this.on.jump(memory);
-    return h("li", {}, h("button", { type: "button", class: "memory", onclick: open, title: "Show it among what is remembered" }, memory.memory));
+    const title = "Show it among what is remembered";
+    return h("li", {}, h("button", { type: "button", class: "memory", onclick: open, title }, h("span", {}, memory.memory)));
   }
 
   #progress(percentage) {
@@ -250,7 +251,7 @@ function figures(type, stats, going) {
 function left({ progress, last_activity: now }) {
   if (!progress.estimated_completion) return "";
   const seconds = (new Date(progress.estimated_completion) - new Date(now)) / 1000;
-  if (seconds < 10) return "nearly there";
+  if (seconds < 10) return "less than 10 seconds left";
   if (seconds < 90) return `about ${Math.ceil(seconds / 10) * 10} seconds left`;
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `about ${minutes} minutes left` : `about ${Math.round(minutes / 60)} hours left`;

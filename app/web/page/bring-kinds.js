@@ -91,7 +91,7 @@ function isChat(name, head) {
 async function namesInZip(file) {
   const from = Math.max(0, file.size - END_BYTES);
   const end = await read(file, from, file.size);
-  const at = lastOf(end, DIRECTORY_END);
+  const at = endOf(end);
   if (at < 0) return [];
   let [size, start] = [u32(end, at + 12), u32(end, at + 16)];
   if (start === 0xffffffff && at >= 20 && u32(end, at - 20) === LOCATOR_64) {
@@ -102,8 +102,8 @@ async function namesInZip(file) {
   }
   const directory = await read(file, start, start + Math.min(size, MOST_DIRECTORY_BYTES));
   const names = [];
-  for (let place = 0; place + 46 <= directory.length && u32(directory, place) === ENTRY; ) {
-    const view = viewOf(directory);
+  const view = viewOf(directory);
+  for (let place = 0; place + 46 <= directory.length && view.getUint32(place, true) === ENTRY; ) {
     const length = view.getUint16(place + 28, true);
     names.push(text(directory.subarray(place + 46, place + 46 + length)));
     place += 46 + length + view.getUint16(place + 30, true) + view.getUint16(place + 32, true);
@@ -119,8 +119,12 @@ async function read(file, from, to) {
   }
 }
 
-function lastOf(bytes, mark) {
-  for (let at = bytes.length - 22; at >= 0; at--) if (u32(bytes, at) === mark) return at;
+/** Where the end of the directory is told; the comment after it may look the same, but reaches not to the end. */
+function endOf(bytes) {
+  const view = viewOf(bytes);
+  for (let at = bytes.length - 22; at >= 0; at--) {
+    if (view.getUint32(at, true) === DIRECTORY_END && at + 22 + view.getUint16(at + 20, true) === bytes.length) return at;
+  }
   return -1;
 }
 
