@@ -36,6 +36,7 @@ function takeKey() {
 }
 
 function signIn(problem) {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   part("shell").hidden = true;
   part("sign-in").hidden = false;
   part("sign-in-problem").textContent = problem ?? "";

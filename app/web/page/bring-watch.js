@@ -174,6 +174,7 @@ const taken = new Set();
 
 /** One of the connections there may be, as what gives it back; null when all are in use. */
 async function free() {
+  await new Promise((resolve) => setTimeout(resolve)); // a lock given back just now is free in the next task only
   for (let number = 0; number < STREAMS; number++) {
     const release = await (navigator.locks ? lock(`reprise.bring.${number}`) : own(number));
     if (release) return release;
