@@ -340,15 +340,15 @@ async def test_two_streams_serve_all_tabs_and_the_others_are_asked_for(
         await second.goto(page.url)
         await open_panel(second)
         await expect(second.locator(f'{CARDS}[data-state="pending"]')).to_have_count(4)
-        for tab in (page, second):
-            asked: set[str] = set()
-            tab.on("request", lambda request, asked=asked: "/status?" in request.url and asked.add(request.url))
-            await tab.clock.fast_forward(5_000)
-            await until(lambda asked=asked, least=2 if tab is page else 4: len(asked) >= least)
+        asked: dict[Page, set[str]] = {page: set(), second: set()}
+        for tab, urls in asked.items():
+            tab.on("request", lambda request, urls=urls: "/status?" in request.url and urls.add(request.url))
+        await context.clock.fast_forward(5_000)
+        await until(lambda: (len(asked[page]), len(asked[second])) == (2, 4))
         assert len(streams) == len(set(streams)) == 2
     for tab in (page, second):
         await expect(tab.locator(f'{CARDS}[data-state="completed"]')).to_have_count(4, timeout=LONG)
-        await second.clock.fast_forward(5_000)
+        await context.clock.fast_forward(5_000)
 
 
 @needs_browser
