@@ -213,6 +213,16 @@ async def test_a_file_that_fails_is_told_the_others_are_brought_and_it_can_be_tr
 
 
 @needs_browser
+async def test_what_fails_is_told_while_the_others_are_brought(page: Page) -> None:
+    long = "".join(f"Paragraph {n} is about plants and how they grow in the shade.\n\n" for n in range(3_500))
+    await drop(page, {"broken.pdf": BROKEN, "long.md": long.encode()})
+    error = "document.querySelector('#bring [data-state=processing] .errors li')?.textContent"
+    assert await until(lambda: page.evaluate(error)) == "broken.pdfThe PDF is damaged and cannot be read."
+    await card(page, "broken.pdf and 1 more").get_by_role("button", name="Cancel").click()
+    await expect(card(page, "broken.pdf and 1 more", "cancelled")).to_contain_text("1 problem")
+
+
+@needs_browser
 async def test_an_export_nobody_knows_fails_with_the_reason(page: Page) -> None:
     await drop(page, {"strange.json": b'{"what": "is this"}'})
     await expect(card(page, "strange.json", "failed").locator(".step")).to_contain_text(
@@ -222,17 +232,17 @@ async def test_an_export_nobody_knows_fails_with_the_reason(page: Page) -> None:
 
 @needs_browser
 async def test_what_is_under_way_goes_on_over_a_reload_and_tells_how_far_it_is(page: Page, deployment: System) -> None:
-    await drop(page, {"conversations.json": conversations(250)})
+    await drop(page, {"conversations.json": conversations(120)})
     going = card(page, "conversations.json", "processing")
     bar = "document.querySelector('#bring [data-state=processing] .bar')?.value"
     await until(lambda: page.evaluate(f"{bar} >= 16"))
     with paused(deployment):
         await page.reload()
         await open_panel(page)
-        await expect(going).to_contain_text(re.compile(r"\d+ % · [\d,]+ of 250 conversations"))
+        await expect(going).to_contain_text(re.compile(r"\d+ % · [\d,]+ of 120 conversations"))
         assert 16 <= await going.locator("progress").evaluate("(bar) => bar.value") < 100
     done = card(page, "conversations.json", "completed")
-    await expect(done).to_contain_text("250 of 250 conversations · 250 memories", timeout=LONG)
+    await expect(done).to_contain_text("120 of 120 conversations · 120 memories", timeout=LONG)
     await expect(done.locator("summary", has_text="the newest 20 here")).to_be_visible()
     await expect(done.locator(".memory")).to_have_count(20)
 
