@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ from app.history.search import HistorySearch
 from app.history.snapshot import Snapshot
 from app.integrations import job as jobs
 from app.integrations import store
-from app.integrations.integration import SHARES, STEPS, StatusBody, percentage
+from app.integrations.integration import SHARES, STEPS, Pace, StatusBody, percentage
 from app.integrations.job import Item, Job, claim
 from app.integrations.kinds.storing import snapshot_of
 from app.integrations.types import Conversation, Message
@@ -451,3 +451,11 @@ async def test_watchers_hear_every_second_however_long_one_item_takes(database: 
     assert len(times) >= 5
     assert times == sorted(times)
     assert drawn[-2]["status"]["stats"]["processing_time"] >= 1
+
+
+def test_the_end_is_estimated_by_the_rate_that_was_observed() -> None:
+    pace, noon = Pace(), datetime(2026, 4, 1, 12, tzinfo=UTC)
+    assert pace.observe(noon, 50) is None
+    assert pace.observe(noon + timedelta(seconds=5), 50) is None
+    assert pace.observe(noon + timedelta(seconds=10), 60) == noon + timedelta(seconds=50)
+    assert pace.observe(noon + timedelta(seconds=40), 60) == noon + timedelta(seconds=200)

@@ -4,8 +4,8 @@ Choices:
 
 1. The percentage is that of the whole: each step has a share of it, by what steps of its kind usually cost. It never
    goes back within a run, and is 100 only when the integration is completed. Retrying begins a new run.
-2. The time of the end is computed from what was observed: how fast the percentage moved since the run began to take
-   items, from then on.
+2. The time of the end is computed from what was observed: how fast the percentage moves in the step that the work is
+   in. Steps differ too much for the pace of one to tell of the next.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def percentage(kind: str, step: int, share: float) -> int:
 
 
 class Pace:
-    """Observes how fast a run comes on, and says when it will be over (choice 2)."""
+    """Observes how fast a step comes on, and says when all will be over (choice 2)."""
 
     LEAST_S = 0.5
 
@@ -185,7 +185,7 @@ class Pace:
         self._since: tuple[datetime, float] | None = None
 
     def observe(self, now: datetime, done: float) -> datetime | None:
-        """``done``: of the whole, 0 to 100. None until it moved for ``LEAST_S``."""
+        """``done``: of the whole, in percent. None until it moved for ``LEAST_S``."""
         if self._since is None:
             self._since = (now, done)
             return None

@@ -138,6 +138,7 @@ class Job:
                 step,
             )
             self._row.step = step
+            self._pace = Pace()
             await self._progress(connection)
         self._told()
 

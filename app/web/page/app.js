@@ -7,6 +7,7 @@
  */
 
 import { Reprise } from "../client.js";
+import { Bring } from "./bring.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { h } from "./dom.js";
@@ -35,6 +36,7 @@ function takeKey() {
 }
 
 function signIn(problem) {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   part("shell").hidden = true;
   part("sign-in").hidden = false;
   part("sign-in-problem").textContent = problem ?? "";
@@ -87,6 +89,7 @@ class Page {
       onStop: () => this.conversation.stop(),
     });
     this.memories = new Memories(part("memories"), client);
+    this.bring = new Bring(part("bring"), { client, key, confirm: ask, jump: (memory) => this.memories.open(memory) });
     this.bottom = followBottom(part("scroll"), part("turns"), part("latest"));
   }
 
@@ -106,6 +109,10 @@ class Page {
     part("open-memories").addEventListener("click", () => {
       drawer(false);
       this.memories.open();
+    });
+    part("open-bring").addEventListener("click", () => {
+      drawer(false);
+      this.bring.open();
     });
     part("sign-out").addEventListener("click", () => {
       localStorage.removeItem(KEY);

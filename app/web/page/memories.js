@@ -47,11 +47,25 @@ export class Memories {
     use.addEventListener("change", () => localStorage.setItem(RECALL, use.checked ? "on" : "off"));
   }
 
-  open() {
-    this.query.value = "";
+  /** @param {{id: string, memory: string}} [memory] shown first, among those like it */
+  async open(memory) {
+    this.query.value = memory?.memory.slice(0, this.query.maxLength) ?? "";
     this.dialog.showModal();
-    if (matchMedia("(hover: hover)").matches) this.query.focus();
-    return this.load();
+    if (matchMedia("(hover: hover)").matches && !memory) this.query.focus();
+    await this.load();
+    if (memory) await this.#point(memory.id);
+  }
+
+  async #point(id) {
+    let row = this.list.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    if (!row) {
+      const found = await this.#ask(() => this.#one(id));
+      row = found?.[0];
+      if (!row) return;
+    }
+    this.list.prepend(row);
+    row.classList.add("pointed");
+    row.querySelector("button").focus();
   }
 
   /** The list anew: what the search field asks for, else everything, newest first. */
@@ -126,6 +140,11 @@ export class Memories {
     const by = data.legs.includes("vector") || !data.memories.length ? "" : " (by their words alone)";
     const says = data.memories.length ? `The best matches first${by}` : "Nothing that is remembered matches.";
     return { rows: data.memories.map((hit) => (hit.kind === "turn" ? saidRow(hit) : this.#row(hit))), says, more: false, total: null };
+  }
+
+  async #one(id) {
+    const { data } = await this.client.request("GET", place({ id }));
+    return { rows: [this.#row(data)], says: this.says.textContent, more: !this.more.hidden, total: this.#total };
   }
 
   #row(memory) {
