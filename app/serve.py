@@ -49,6 +49,7 @@ from app.feeds import Feeds
 from app.history import uploads
 from app.history.search import HistorySearch
 from app.integrations.watch import Hub
+from app.limits import Limits
 from app.llm import openai_wire
 from app.llm.models import Models, load_models
 from app.llm.types import Model
@@ -130,7 +131,7 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
     lifecycle = Lifecycle(resources.redis, resources.keys, settings, metrics.message_ended)
     models = load_models(settings)
     web.stalled_s = settings.send_timeout_s + CUT_AFTER_S
-    gate = Gate(accounts)
+    gate = Gate(accounts, Limits(lifecycle.scripts, resources.keys, settings))
     tail = Tail(resources.redis, resources.blocking_redis(connections=256))
     fanout = Fanout(lifecycle, tail, Pages(resources.redis))
     streams = Streams(settings.ping_s, settings.send_timeout_s, metrics)

@@ -123,6 +123,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_private_addresses: Annotated[
         bool, Meta(description="whether addresses that callers name may lead to this machine and its private networks")
     ] = False
+    rate_requests: Annotated[
+        str,
+        Meta(description="requests of a user on the memory, profile, history and key routes; empty means no limit"),
+    ] = "100/minute"
+    rate_search: Annotated[str, Meta(description="how many of these may be searches")] = "50/minute"
+    rate_integrations: Annotated[str, Meta(description="integrations that a user may begin")] = "10/minute"
+    rate_messages: Annotated[str, Meta(description="messages that a user may initiate")] = "600/minute"
     ping_s: Annotated[float, Meta(gt=0, description="silence after which an open stream gets a comment")] = 15.0
     send_timeout_s: Annotated[float, Meta(gt=0, description="how long one write to a client may take")] = 30.0
     cors_origins: Annotated[list[str], Meta(description="origins that browsers may call from, `*` for all")] = []

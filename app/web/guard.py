@@ -1,8 +1,9 @@
 """Who is calling, and may they: in front of every route.
 
 A route says what it needs in its options: ``opt={"scope": "messages:read"}``; ``"token": True`` where a stream token
-will do as well; ``"public": True`` where nobody is asked. A route that says nothing needs a valid key. The caller is
-then in the request's state: `caller_of` for routes with a key, `bearer_of` where tokens are taken.
+will do as well; ``"public": True`` where nobody is asked. A route that says nothing needs a valid key. ``"rate"`` names
+the class whose limits it takes its part of, once it is known whose it is (`admitted`). The caller is then in the
+request's state: `caller_of` for routes with a key, `bearer_of` where tokens are taken.
 
 Bare ASGI handlers and WebSockets call `Gate.identify` themselves. A verified token opens exactly what it names: whoever
 takes tokens asks `may_see` for every message.
@@ -10,6 +11,8 @@ takes tokens asks `may_see` for every message.
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, cast
 from urllib.parse import parse_qs
 
@@ -18,11 +21,17 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
 from app.accounts import Accounts, Caller, TokenGrant
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, RateLimited, Unauthorized
+from app.limits import Limits
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Bearer = Caller | TokenGrant
 """Who a request comes from, where stream tokens are taken too."""
+
+RATE = "rate"
+"""In a request's state: what it is to be counted by."""
+EXTRA = "extra_headers"
+"""In a request's state: headers that its answer gets, whatever it is."""
 
 TOKEN_SCOPES = frozenset({"messages:read", "integrations:read"})
 """What a token allows whatever its key's scopes are: who may start a message may watch it. Cancelling needs a key
@@ -32,8 +41,9 @@ that may write."""
 class Gate:
     """The guard of one application."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, limits: Limits | None = None) -> None:
         self._accounts = accounts
+        self._limits = limits
 
     async def guard(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Litestar's guard: identifies the caller and checks the route's scope."""
@@ -42,6 +52,9 @@ class Gate:
         await self.identify(
             connection.scope, token=bool(handler.opt.get("token")), scope_needed=str(handler.opt.get("scope", ""))
         )
+        rate = handler.opt.get("rate")
+        if rate and self._limits is not None:
+            connection.scope["state"][RATE] = (self._limits, rate)
 
     async def identify(self, scope: Scope, *, token: bool = False, scope_needed: str = "") -> Bearer:
         """Who sent this request. Headers go before the token in the query.
@@ -69,6 +82,25 @@ def must_have(caller: Caller, scope_needed: str) -> None:
     """Raises Forbidden without this scope. For routes whose body decides which one they need."""
     if scope_needed not in caller.scopes:
         raise Forbidden(f"this API key lacks the scope {scope_needed}", details={"scope": scope_needed})
+
+
+async def admitted(scope: Scope, user: str) -> None:
+    """Counts the request as this user's, once, where its route is limited. Raises RateLimited.
+
+    The answer tells what is left. The root key is not counted.
+    """
+    limited: tuple[Limits, str] | None = scope["state"].pop(RATE, None)
+    caller = caller_of(scope)
+    if limited is None or caller.root:
+        return
+    taken = await limited[0].take(caller.account, user, limited[1])
+    if taken is None:
+        return
+    told = (("limit", taken.limit), ("remaining", taken.remaining), ("reset", taken.reset))
+    scope["state"][EXTRA] += [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in told]
+    if taken.refused:
+        after = max(1, math.ceil(taken.reset - time.time()))
+        raise RateLimited(f"too many requests: {taken.limit} are allowed, try again in {after} s", retry_after=after)
 
 
 def key_in(scope: Scope) -> str | None:

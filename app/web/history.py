@@ -44,15 +44,15 @@ from app.web.history_bodies import (
     shown_result,
     shown_turn,
 )
-from app.web.memory_bodies import whose
 from app.web.parse import Query, moment, must_be_json, read_large_body
 from app.web.person import USER, AnyRequest, PersonRoutes
 from app.web.reply import iso, json_reply
 
 PATH = "/api/chat-history"
 TAGS = ["chat history"]
-READ: dict[str, Any] = {"scope": "history:read"}
-WRITE: dict[str, Any] = {"scope": "history:write"}
+READ: dict[str, Any] = {"scope": "history:read", "rate": "requests"}
+WRITE: dict[str, Any] = {"scope": "history:write", "rate": "requests"}
+FIND = READ | {"rate": "search"}
 _TEXT = {"type": "string", "maxLength": 256}
 _PAGE = {
     "page": {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1},
@@ -132,7 +132,7 @@ class HistoryRoutes(PersonRoutes):
             query.check()
             raw = await read_large_body(request.scope, request.receive, routes.settings.max_ingest_bytes)
             taken = await read_ingest(raw)
-            user = whose(request.scope, taken.user_id)
+            user = await routes.whose(request, taken.user_id)
             queued = await queue(
                 routes.database,
                 caller_of(request.scope).account,
@@ -167,7 +167,7 @@ class HistoryRoutes(PersonRoutes):
 
         @post(
             f"{PATH}/search",
-            opt=READ | {"body": SearchHistory, "example": {"query": "walk"}, "answer": FoundHistory, "query": USER},
+            opt=FIND | {"body": SearchHistory, "example": {"query": "walk"}, "answer": FoundHistory, "query": USER},
             status_code=200,
             operation_id="searchHistory",
             tags=TAGS,
@@ -201,7 +201,7 @@ class HistoryRoutes(PersonRoutes):
 
         @post(
             f"{PATH}/inject",
-            opt=READ | {"body": Inject, "example": {"query": "walk"}, "answer": Injected, "query": USER},
+            opt=FIND | {"body": Inject, "example": {"query": "walk"}, "answer": Injected, "query": USER},
             status_code=200,
             operation_id="injectHistory",
             tags=TAGS,

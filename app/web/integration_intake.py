@@ -21,7 +21,7 @@ from app.integrations import store
 from app.integrations.documents.kinds import kind_named
 from app.integrations.integration import Type
 from app.integrations.store import Receiving
-from app.web.guard import caller_of
+from app.web.guard import admitted, caller_of
 from app.web.integration_bodies import (
     SPELT,
     UNTOLD,
@@ -52,6 +52,7 @@ DROP_S = 5.0
 FILE_NAMES = frozenset({"file", "files"})
 BEGIN: dict[str, Any] = {
     "scope": "integrations:write",
+    "rate": "integrations",
     "answer": Begun,
     "query": USER,
     "headers": {"Idempotency-Key": "the same key and content give the first answer again, for 24 hours"},
@@ -81,12 +82,13 @@ class Coming:
         self._content = hashlib.sha256()
         self._receiving: Receiving | None = None
 
-    def check(self) -> None:
-        """Raises for what can be told before the body. Raises BadRequest, ValidationFailed, Forbidden."""
+    async def check(self) -> None:
+        """Raises for what can be told before the body: BadRequest, ValidationFailed, Forbidden, RateLimited."""
         if self._key is not None and not 0 < len(self._key) <= MAX_IDEMPOTENCY_KEY:
             reason = f"must be 1 to {MAX_IDEMPOTENCY_KEY} characters"
             raise BadRequest(f"Idempotency-Key {reason}", details={"field": "Idempotency-Key", "reason": reason})
         self._user = whose(self._scope)
+        await admitted(self._scope, self._user)
 
     @property
     def is_form(self) -> bool:
@@ -165,7 +167,7 @@ async def coming(watching: Watching, request: AnyRequest, limit: int) -> AsyncIt
     """An integration to be received in the block; whatever goes wrong in it forgets all that came."""
     made = Coming(watching, request, limit)
     try:
-        made.check()
+        await made.check()
         yield made
     except RepriseError:
         await made.drop()

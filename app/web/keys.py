@@ -14,7 +14,7 @@ from msgspec import Meta
 from app.accounts import ALL_SCOPES, Accounts, ApiKey, Caller
 from app.errors import BadRequest, Forbidden
 from app.web.answers import CreatedKey, ShownKey, Success, SuccessPage
-from app.web.guard import caller_of, user_filter
+from app.web.guard import admitted, caller_of, user_filter
 from app.web.parse import Query, decode, read_json, warning
 from app.web.reply import envelope, iso, json_reply, pagination
 
@@ -24,7 +24,7 @@ MAX_IDEMPOTENCY_KEY = 255
 LONGEST_S = 100 * 366 * 86_400
 LONGEST_OVERLAP_S = 30 * 86_400
 
-OPTIONS: dict[str, Any] = {"scope": "keys:write"}
+OPTIONS: dict[str, Any] = {"scope": "keys:write", "rate": "requests"}
 ONCE = {"Idempotency-Key": "the same key and body give the first answer again, for a day"}
 EXAMPLE = {"name": "backend", "scopes": ["messages:write", "messages:read"]}
 LISTED = {
@@ -65,7 +65,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
     )
     async def create(request: AnyRequest) -> Response[bytes]:
         """Create an API key. The answer is the only place that ever shows the key itself."""
-        caller = caller_of(request.scope)
+        caller = await _counted(request)
         raw = await read_json(request.scope, request.receive, max_body_bytes)
         body, unknown = decode(raw, NewKey, _problems, name="-", scopes=[])
         once = _once(request)
@@ -89,7 +89,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
     )
     async def list_(request: AnyRequest) -> Response[bytes]:
         """List the account's API keys, newest first, without the keys themselves."""
-        caller = caller_of(request.scope)
+        caller = await _counted(request)
         query = Query(request.scope)
         status = query.choice("status", STATUSES)
         user = user_filter(caller, query.text("user_id"))
@@ -109,7 +109,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
     )
     async def rotate(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
         """Give an API key a new text under the same id. The old text is good until the overlap ends."""
-        caller = caller_of(request.scope)
+        caller = await _counted(request)
         raw = await read_json(request.scope, request.receive, max_body_bytes)
         body, unknown = decode(raw, Rotate) if raw.strip() else (Rotate(), [])
         made, text = await accounts.rotate_key(
@@ -131,10 +131,17 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
     )
     async def revoke(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
         """Revoke an API key: at once in this process, within two seconds in every other. Its stream tokens die too."""
-        caller = caller_of(request.scope)
+        caller = await _counted(request)
         return json_reply(envelope(shown(await accounts.revoke_key(caller.account, key_id, by=caller))))
 
     return [create, list_, rotate, revoke]
+
+
+async def _counted(request: AnyRequest) -> Caller:
+    """Who calls; the request is counted as its key's user's. Raises RateLimited."""
+    caller = caller_of(request.scope)
+    await admitted(request.scope, caller.user_id or "default")
+    return caller
 
 
 def _once(request: AnyRequest) -> str | None:

@@ -53,7 +53,6 @@ from app.web.memory_bodies import (
     filters_of,
     new_problems,
     search_problems,
-    whose,
 )
 from app.web.ndjson import ndjson
 from app.web.parse import Query, decode, read_json, warning
@@ -63,8 +62,8 @@ from app.web.reply import envelope, json_reply, pagination
 PATH = "/v1/memories"
 ONE = f"{PATH}/{{memory_id:str}}"
 TAGS = ["memories"]
-READ: dict[str, Any] = {"scope": "memories:read"}
-WRITE: dict[str, Any] = {"scope": "memories:write"}
+READ: dict[str, Any] = {"scope": "memories:read", "rate": "requests"}
+WRITE: dict[str, Any] = {"scope": "memories:write", "rate": "requests"}
 MAX_IDEMPOTENCY_KEY = 255
 
 _TEXT = {"type": "string", "maxLength": 256}
@@ -91,6 +90,7 @@ CREATE = WRITE | {
     "headers": {"Idempotency-Key": "the same key and body give the first answer again, for 24 hours"},
 }
 SEARCH = READ | {
+    "rate": "search",
     "query": USER,
     "body": SearchMemories,
     "example": {"query": "where do I live?"},
@@ -176,7 +176,7 @@ class MemoryRoutes(PersonRoutes):
             began, caller = time.monotonic(), caller_of(request.scope)
             raw = await read_json(request.scope, request.receive, routes.settings.max_body_bytes)
             body, unknown = decode(raw, NewMemories, new_problems)
-            user = whose(request.scope, body.user_id)
+            user = await routes.whose(request, body.user_id)
             given = Given(
                 account=caller.account,
                 user=user,

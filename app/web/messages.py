@@ -26,7 +26,7 @@ from app.memory.remembered import Remembered
 from app.settings import Settings
 from app.web.answers import Cancelled, Initiated, MessageObject, StatusObject, StatusPage, UsageObject
 from app.web.find import Finder
-from app.web.guard import Bearer, bearer_of, caller_of, user_filter, user_of
+from app.web.guard import Bearer, admitted, bearer_of, caller_of, user_filter, user_of
 from app.web.initiate import MESSAGE_ID, Initiate, check_message_id, digest_of, problems
 from app.web.parse import Query, decode, read_json, warning
 from app.web.problem import request_id
@@ -46,6 +46,7 @@ WRITE: dict[str, Any] = {"scope": "messages:write"}
 CANCEL = WRITE | {"token": True, "answer": Cancelled}
 _TEXT = {"type": "string", "maxLength": 256}
 INITIATE = WRITE | {
+    "rate": "messages",
     "body": Initiate,
     "example": {"model": "default", "messages": [{"role": "user", "content": "hello"}]},
     "answer": Initiated,
@@ -148,6 +149,7 @@ class MessageRoutes:
             raw = await routes.body(request)
             body, unknown = decode(raw, Initiate, routes.problems, messages=[Turn("user", "-")])
             new = routes.new_message(caller, body, request, raw)
+            await admitted(request.scope, new.user)
             created = await routes.lifecycle.create(new)
             return json_reply(routes.initiated(caller, new, created), headers=warning(unknown))
 

@@ -10,7 +10,7 @@ from litestar import Request
 from app.database import Database
 from app.memory.conversations import find_owner
 from app.memory.types import Owner
-from app.web.guard import caller_of
+from app.web.guard import admitted, caller_of
 from app.web.memory_bodies import whose
 from app.web.parse import decode, read_json, warning
 
@@ -39,4 +39,11 @@ class PersonRoutes:
 
     async def owner(self, request: AnyRequest, user: str | None = None) -> Owner | None:
         """Whom the request is about, if anything is kept of them."""
-        return await find_owner(self.database, caller_of(request.scope).account, whose(request.scope, user))
+        name = await self.whose(request, user)
+        return await find_owner(self.database, caller_of(request.scope).account, name)
+
+    async def whose(self, request: AnyRequest, user: str | None = None) -> str:
+        """Whom the request is about: it is counted as theirs. Raises RateLimited."""
+        name = whose(request.scope, user)
+        await admitted(request.scope, name)
+        return name

@@ -28,15 +28,15 @@ from app.memory.profile import (
 from app.memory.types import CATEGORIES, Category, Owner, Privacy
 from app.web.answers import Success
 from app.web.guard import caller_of
-from app.web.memory_bodies import Name, whose
+from app.web.memory_bodies import Name
 from app.web.parse import Query
 from app.web.person import USER, AnyRequest, PersonRoutes
 from app.web.reply import envelope, json_reply
 
 PATH = "/v1/users/profile"
 TAGS = ["profile"]
-READ: dict[str, Any] = {"scope": "profile:read"}
-WRITE: dict[str, Any] = {"scope": "profile:write"}
+READ: dict[str, Any] = {"scope": "profile:read", "rate": "requests"}
+WRITE: dict[str, Any] = {"scope": "profile:write", "rate": "requests"}
 LISTED = ", ".join(CATEGORIES)
 
 _SOME = {"type": "string", "maxLength": 256}
@@ -92,12 +92,12 @@ class ProfileRoutes(PersonRoutes):
 
     async def find(self, request: AnyRequest, user: str | None = None) -> tuple[str, Owner | None]:
         """Whom the request is about, and their owner if anything was ever remembered about them."""
-        name = whose(request.scope, user)
+        name = await self.whose(request, user)
         return name, await find_owner(self.database, caller_of(request.scope).account, name)
 
     async def make(self, request: AnyRequest, user: str | None) -> Owner:
         """Whom the request is about, from now on known."""
-        name = whose(request.scope, user)
+        name = await self.whose(request, user)
         async with self.database.transaction() as connection:
             return await ensure_owner(connection, caller_of(request.scope).account, name)
 

@@ -26,6 +26,7 @@ from litestar.types import ASGIApp, HTTPResponseStartEvent, HTTPScope, Message, 
 from app import ids
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.web.guard import EXTRA
 from app.web.problem import allow_header, send_problem
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
@@ -65,7 +66,8 @@ class Shell:
         self.open += 1
         try:
             if scope["type"] == ScopeType.HTTP:
-                await self._http(scope, receive, Exchange(send, [(b"x-request-id", request_id), *self._cors(origin)]))
+                extra = scope["state"][EXTRA] = [(b"x-request-id", request_id), *self._cors(origin)]
+                await self._http(scope, receive, Exchange(send, extra))
             else:
                 await self._socket(scope, receive, send)
         finally:
