@@ -134,7 +134,7 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
     gate = Gate(accounts, Limits(lifecycle.scripts, resources.keys, settings))
     tail = Tail(resources.redis, resources.blocking_redis(connections=256))
     fanout = Fanout(lifecycle, tail, Pages(resources.redis))
-    streams = Streams(settings.ping_s, settings.send_timeout_s, metrics)
+    streams = Streams(settings.ping_s, settings.send_timeout_s, metrics, settings.max_streams)
     feeds = Feeds(resources.redis, resources.keys, tail)
     memories = Memories(resources.database, embedder)
     remembered = Remembered(resources.database, memories)

@@ -130,6 +130,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_search: Annotated[str, Meta(description="how many of these may be searches")] = "50/minute"
     rate_integrations: Annotated[str, Meta(description="integrations that a user may begin")] = "10/minute"
     rate_messages: Annotated[str, Meta(description="messages that a user may initiate")] = "600/minute"
+    max_streams: Annotated[
+        int, Positive, Meta(description="streams an API key may have open on each web process; the root key any number")
+    ] = 1_000
     ping_s: Annotated[float, Meta(gt=0, description="silence after which an open stream gets a comment")] = 15.0
     send_timeout_s: Annotated[float, Meta(gt=0, description="how long one write to a client may take")] = 30.0
     cors_origins: Annotated[list[str], Meta(description="origins that browsers may call from, `*` for all")] = []

@@ -20,6 +20,7 @@ from app.limits import Limits, Taken
 from app.redis_keys import Keys
 from app.resources import redis_client
 from app.settings import Settings
+from app.web.sse import AWAY
 from tests.live import Live, live
 from tests.sse import error_of
 
@@ -133,6 +134,7 @@ async def web(settings: Settings) -> AsyncIterator[Live]:
 
 async def key_of(web: Live, **body: Any) -> str:
     scopes = ["memories:read", "memories:write", "messages:write", "integrations:write", "history:read", "keys:write"]
+    scopes.append("messages:read")
     async with web.client() as root:
         made = await root.post("/v1/api-keys", json={"name": "k", "scopes": scopes} | body)
         assert "x-ratelimit-limit" not in made.headers  # the root key is not counted
@@ -184,3 +186,27 @@ async def test_a_bound_key_counts_as_its_user(web: Live) -> None:
         assert told(await bound.get("/v1/memories")) == (5, 4)
         assert told(await unbound.get("/v1/memories", params={"user_id": "ann"})) == (5, 3)
         assert told(await unbound.get("/v1/api-keys")) == (5, 4)
+
+
+async def test_a_key_has_so_many_streams_open_and_the_next_is_sent_away(settings: Settings) -> None:
+    """PROTOCOL C9."""
+    async with live(msgspec.structs.replace(settings, max_streams=2)) as web, web.client(await key_of(web)) as client:
+        made = await client.post("/v1/messages/async", json={"messages": [{"role": "user", "content": "Hello"}]})
+        path, token = made.json()["stream_url"], made.json()["stream_token"]
+        async with (
+            client.stream("GET", "/v1/events") as feed,
+            web.client("") as browser,
+            browser.stream("GET", f"{path}?token={token}") as stream,
+        ):
+            opened = [feed.aiter_raw(), stream.aiter_raw()]  # kept: an iterator that is gone closes its stream
+            assert [b"retry: 1000" in await anext(chunks) for chunks in opened] == [True, True]
+            for url in (path, "/v1/events"):
+                away = await client.get(url)
+                assert (away.status_code, away.content) == (200, AWAY)
+            async with web.client() as root, root.stream("GET", "/v1/events") as unlimited:
+                assert b"retry: 1000" in await anext(unlimited.aiter_raw())
+        with anyio.fail_after(10):
+            while True:
+                async with client.stream("GET", path) as stream:
+                    if b"retry: 1000" in await anext(stream.aiter_raw()):
+                        break

@@ -121,6 +121,10 @@ class TokenGrant(msgspec.Struct, frozen=True):
     def user_id(self) -> str | None:
         return self.caller.user_id
 
+    @property
+    def root(self) -> bool:
+        return self.caller.root
+
     def covers(self, message_id: str) -> bool:
         """Whether the token was made for this message."""
         return tokens.digest(message_id) in self.digests

@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 
-from app.web.sse import Streams
+from app.web.sse import Streams, turn_away
 
 PIECE_BYTES = 65_536
 """What is handed to a client in one write, one event at least."""
@@ -45,8 +45,8 @@ def event_source(written: AsyncIterator[bytes], streams: Streams, kind: str, clo
             send_timeout=streams.send_timeout_s,
         )
         try:
-            with streams.metrics.observing(kind):
-                await response(scope, receive, send)  # type: ignore[arg-type]
+            with streams.place(scope) as free, streams.metrics.observing(kind):
+                await (response if free else turn_away)(scope, receive, send)  # type: ignore[arg-type]
         except SendTimeoutError:
             streams.metrics.slow_observers.inc()
         finally:

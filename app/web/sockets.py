@@ -21,7 +21,7 @@ from app.chat.lifecycle import missing
 from app.chat.message import Message
 from app.chat.observer import Gap, Reader
 from app.chat.past import observe
-from app.errors import Conflict, RepriseError, Unavailable
+from app.errors import Conflict, RateLimited, RepriseError, Unavailable
 from app.web.guard import Gate
 from app.web.observe import Observing, parse_cursor
 from app.web.sse import Streams
@@ -124,6 +124,15 @@ class SocketConnection:
         self._source.ring()
 
     async def run(self) -> None:
+        """Tells to the end, or closes at once where the key has no stream left."""
+        with self._streams.place(self._socket.scope) as free:
+            if free:
+                await self._run()
+                return
+            self._source.close()
+            await close(self._socket, *refusal(RateLimited("this API key has too many streams open", retry_after=3)))
+
+    async def _run(self) -> None:
         self._streams.enter(self, "websocket")
         try:
             async with anyio.create_task_group() as group:

@@ -17,8 +17,9 @@ Choices:
 from __future__ import annotations
 
 from asyncio import Future, isfuture
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -91,8 +92,10 @@ class Writer(Protocol):
 class Streams:
     """Every open stream of this process."""
 
-    def __init__(self, ping_s: float, send_timeout_s: float, metrics: Metrics) -> None:
+    def __init__(self, ping_s: float, send_timeout_s: float, metrics: Metrics, most_of_a_key: int = 1_000) -> None:
         self.ping_s = ping_s
+        self._most_of_a_key = most_of_a_key
+        self._of_keys: Counter[str] = Counter()
         self.send_timeout_s = send_timeout_s
         self.metrics = metrics
         self.draining = False
@@ -124,6 +127,24 @@ class Streams:
         for writer in self.open:
             writer.ring()
 
+    @contextmanager
+    def place(self, scope: Scope) -> Iterator[bool]:
+        """A place among the streams of the request's key, for the time of the block; False where none is left."""
+        bearer = scope["state"].get("bearer")
+        if bearer is None or bearer.root:
+            yield True
+            return
+        if self._of_keys[bearer.key_id] >= self._most_of_a_key:
+            yield False
+            return
+        self._of_keys[bearer.key_id] += 1
+        try:
+            yield True
+        finally:
+            self._of_keys[bearer.key_id] -= 1
+            if not self._of_keys[bearer.key_id]:
+                del self._of_keys[bearer.key_id]
+
     def enter(self, writer: Writer, kind: str) -> None:
         """Has the writer watched until it leaves."""
         self.open.add(writer)
@@ -150,13 +171,17 @@ class Streams:
         opening = [open_source]
 
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                source = opening.pop()()  # not kept: what it needed to open would be held as long as the stream
-            except Unavailable:
-                await turn_away(scope, receive, send)
-                return
-            wire: Send = scope["state"][WIRE]
-            await _Connection(self, source, wire, first, ping).run(send, receive, kind, content_type)
+            with self.place(scope) as free:
+                if not free:
+                    await turn_away(scope, receive, send)
+                    return
+                try:
+                    source = opening.pop()()  # not kept: what it needed to open would be held as long as the stream
+                except Unavailable:
+                    await turn_away(scope, receive, send)
+                    return
+                wire: Send = scope["state"][WIRE]
+                await _Connection(self, source, wire, first, ping).run(send, receive, kind, content_type)
 
         return stream
 
