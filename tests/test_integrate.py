@@ -15,8 +15,8 @@ from app.history.search import HistorySearch
 from app.history.snapshot import Snapshot
 from app.integrations import job as jobs
 from app.integrations import store
-from app.integrations.integration import SHARES, STEPS, StatusBody, percentage
-from app.integrations.job import Item, Job, claim
+from app.integrations.integration import SHARES, STEPS, Integration, StatusBody, percentage
+from app.integrations.job import Item, Job, New, claim
 from app.integrations.kinds.storing import snapshot_of
 from app.integrations.types import Conversation, Message
 from app.memory.listing import page
@@ -351,6 +351,43 @@ async def test_what_is_still_received_is_nobodys_and_goes_after_an_hour(database
     await database.execute("UPDATE integrations SET created_at = now() - interval '2 hours'")
     await store.purge(database)
     assert await database.fetchval("SELECT count(*) FROM integrations") == 0
+
+
+async def test_what_was_sent_goes_when_no_retry_can_need_it(database: Database, owner: Owner) -> None:
+    async def kept(sent: Integration) -> tuple[int, int]:
+        await store.purge(database)
+        return (
+            await database.fetchval("SELECT count(*) FROM integration_parts WHERE integration = $1", sent.id),
+            await database.fetchval(
+                "SELECT count(*) FROM integration_items WHERE integration = $1 AND payload IS NOT NULL", sent.id
+            ),
+        )
+
+    whole = await send(database, owner, "file", "txt", FILES, {"a.txt": b"I sing."})
+    bad = await send(database, owner, "file", "files", FILES, {"b.txt": b"I dance.", "c.pdf": b"no pdf"})
+    await worker(database).until_idle()
+    assert await kept(whole) == (0, 0)
+    assert await kept(bad) == (2, 1)
+    assert (await status(database, bad)).stats.errors_count == 1
+    left = await send(database, owner, "file", "txt", FILES, {"d.txt": b"I paint."})
+    job = await claim(database, ignore)
+    assert job is not None
+    await job.found([New(item_id="d.txt", payload=b"{}")], step=1)
+    assert await kept(left) == (1, 1)
+    await store.cancel(database, left)
+    assert await kept(left) == (0, 0)
+
+
+async def test_a_worker_that_is_stopped_again_and_again_is_no_reason_to_give_up(
+    database: Database, owner: Owner
+) -> None:
+    sent = await send_chats(database, owner, [conversation("a", "I sing.")])
+    for _ in range(jobs.TRIES + 2):
+        job = await claim(database, ignore)
+        assert job is not None
+        await job.let_go()
+    await worker(database).until_idle()
+    assert (await status(database, sent)).status == "completed"
 
 
 async def test_the_same_key_makes_one_integration(database: Database, owner: Owner) -> None:
