@@ -26,6 +26,7 @@ from app.memory.types import Filters, Owner
 from tests.documents_rig import pdf
 from tests.integration_rig import FILES, conversation, send, send_chats, status, told, worker
 from tests.social_rig import archive
+from tests.test_history_memories import bring
 
 
 def ignore(_: str) -> None:
@@ -418,6 +419,51 @@ async def test_ids_of_any_length_are_kept_apart(name: str) -> None:
     first, second = snapshot
     assert first.id != second.id
     assert (first.content, second.content) == ("said 1", "said 2")
+
+
+async def stored_only(database: Database) -> Job:
+    """The integration that waits, taken as far as its turns are stored, and none drawn from."""
+    job = await claim(database, ignore)
+    assert job is not None
+    for number, step in enumerate(worker(database)._kinds["chat"].steps[:3]):
+        await job.begin(number)
+        await step(job)
+    return job
+
+
+@pytest.mark.parametrize("gone", ["cancelled", "deleted"])
+async def test_what_was_stored_and_not_drawn_from_is_drawn_from_when_it_is_sent_again(
+    database: Database, owner: Owner, gone: str
+) -> None:
+    said = [conversation("a", "I live in Lyon. I like tea."), conversation("b", "My dog is called Bolota.")]
+    first = await send_chats(database, owner, said)
+    await stored_only(database)
+    await (store.cancel if gone == "cancelled" else store.delete)(database, first)
+    assert await memories(database, owner) == []
+    again = [await send_chats(database, owner, said), await send_chats(database, owner, said)]
+    await worker(database).until_idle()
+    assert sum([(await status(database, one)).stats.memories_created for one in again]) == 3
+    assert sorted(await memories(database, owner)) == ["I like tea.", "I live in Lyon.", "My dog is called Bolota."]
+    assert await database.fetchval("SELECT count(*) FROM undrawn_turns") == 0
+    found, _ = await page(database, owner, Filters(), q="Bolota", sort="created_at", page=1, page_size=10)
+    await Memories(database, None).delete(owner, [found[0].id])
+    await send_chats(database, owner, said)
+    await worker(database).until_idle()
+    assert sorted(await memories(database, owner)) == ["I like tea.", "I live in Lyon."]
+
+
+async def test_an_edit_of_what_was_not_drawn_from_is_drawn_from_as_a_whole(database: Database, owner: Owner) -> None:
+    said = conversation("a", "I live in Lyon. I like tea.")
+    sent = await send_chats(database, owner, [said])
+    job = await stored_only(database)
+    edited = {"id": "a", "messages": [{"id": "a-0", "role": "human", "content": "I live in Lyon. I like coffee."}]}
+    await bring(database, owner, edited, platform="custom")
+    assert sorted(await memories(database, owner)) == ["I like coffee.", "I live in Lyon."]
+    await job.let_go()
+    await worker(database).until_idle()
+    assert (await status(database, sent)).stats.memories_created == 0
+    assert sorted(await memories(database, owner)) == ["I like coffee.", "I live in Lyon."]
+    assert await database.fetchval("SELECT count(*) FROM undrawn_turns") == 0
 
 
 async def test_an_archive_becomes_memories_of_what_is_stated_and_turns_of_what_was_written(
