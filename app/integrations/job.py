@@ -515,9 +515,10 @@ class Job:
         await self._tell(connection, status)
 
     async def let_go(self) -> None:
-        """Lets another go on at once, where it has not ended."""
+        """Lets another go on at once, where it has not ended. That we stop is no failed try of it."""
         await self.database.execute(
-            "UPDATE integrations SET claim = NULL, claimed_until = NULL WHERE id = $1 AND claim = $2",
+            """UPDATE integrations SET claim = NULL, claimed_until = NULL, tries = greatest(tries - 1, 0)
+            WHERE id = $1 AND claim = $2""",
             self.id,
             self._claim,
         )

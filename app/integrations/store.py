@@ -8,6 +8,8 @@ Choices:
    went away is removed (`purge`).
 3. Cancelling and finishing lock the row: the first one wins, and the other finds it ended.
 4. An access token is kept only while it is needed: with the end of a run it is gone.
+5. What was sent is kept as long as a retry may need it. When none can be any more, it is removed (`purge`): at the end
+   itself, fifty megabytes would keep whoever cancels waiting.
 """
 
 from __future__ import annotations
@@ -386,13 +388,22 @@ async def brought(database: Database, integration: Integration) -> tuple[list[st
 
 
 async def purge(database: Database) -> None:
-    """Removes what nobody sends any more, and the progress of what ended long ago."""
+    """Removes what nobody sends any more, what nothing can be done with, and the progress of what ended long ago."""
     await database.execute(
         f"DELETE FROM integrations WHERE status = 'receiving' AND created_at < now() - interval '{RECEIVING_KEPT}'"  # noqa: S608
     )
     await database.execute(
         f"""DELETE FROM integration_events e USING integrations i WHERE e.integration = i.id AND e.type = 'progress'
         AND i.completed_at < now() - interval '{EVENTS_KEPT}' AND e.seq < i.last_seq"""  # noqa: S608
+    )
+    await database.execute(
+        """DELETE FROM integration_files f USING integrations i WHERE f.integration = i.id AND (i.status = 'cancelled'
+        OR i.status = 'completed' AND NOT EXISTS (SELECT FROM integration_items t
+            WHERE t.integration = i.id AND t.state = 'failed' AND t.payload IS NOT NULL))"""
+    )
+    await database.execute(
+        """UPDATE integration_items t SET payload = NULL, turns = NULL FROM integrations i
+        WHERE t.integration = i.id AND i.status = 'cancelled' AND t.state = 'waiting' AND t.payload IS NOT NULL"""
     )
 
 
