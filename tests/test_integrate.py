@@ -19,6 +19,7 @@ from app.integrations import store
 from app.integrations.integration import SHARES, STEPS, Integration, Pace, StatusBody, percentage
 from app.integrations.job import Item, Job, New, claim
 from app.integrations.kinds.storing import snapshot_of
+from app.integrations.receiving import receive
 from app.integrations.types import Conversation, Message
 from app.memory.listing import page
 from app.memory.memories import Memories
@@ -363,7 +364,7 @@ async def test_an_integration_that_kills_its_workers_is_given_up(database: Datab
 
 
 async def test_what_is_still_received_is_nobodys_and_goes_after_an_hour(database: Database, owner: Owner) -> None:
-    receiving = await store.receive(database, owner.account, owner.user)
+    receiving = await receive(database, owner.account, owner.user)
     await receiving.file("a.txt")
     with pytest.raises(NotFound):
         await store.find(database, receiving.id, owner=owner)
