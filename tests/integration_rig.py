@@ -15,6 +15,7 @@ from app.integrations.kinds.chat import Chat
 from app.integrations.kinds.file import File
 from app.integrations.kinds.social import Social
 from app.integrations.kinds.storing import Store
+from app.integrations.receiving import receive
 from app.integrations.social.api.types import Pauses
 from app.memory.drawing import Drawer
 from app.memory.memories import Memories
@@ -37,7 +38,7 @@ async def send(
     **more: Any,
 ) -> Integration:
     """An integration of these files, received whole."""
-    receiving = await store.receive(database, owner.account, owner.user)
+    receiving = await receive(database, owner.account, owner.user)
     for name, data in files.items():
         await receiving.file(name)
         await receiving.write(data)

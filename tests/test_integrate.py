@@ -16,9 +16,10 @@ from app.history.search import HistorySearch
 from app.history.snapshot import Snapshot
 from app.integrations import job as jobs
 from app.integrations import store
-from app.integrations.integration import SHARES, STEPS, Pace, StatusBody, percentage
-from app.integrations.job import Item, Job, claim
+from app.integrations.integration import SHARES, STEPS, Integration, Pace, StatusBody, percentage
+from app.integrations.job import Item, Job, New, claim
 from app.integrations.kinds.storing import snapshot_of
+from app.integrations.receiving import receive
 from app.integrations.types import Conversation, Message
 from app.memory.listing import page
 from app.memory.memories import Memories
@@ -27,6 +28,7 @@ from app.memory.types import Filters, Owner
 from tests.documents_rig import pdf
 from tests.integration_rig import FILES, conversation, send, send_chats, status, told, worker
 from tests.social_rig import archive
+from tests.test_history_memories import bring
 
 
 def ignore(_: str) -> None:
@@ -129,15 +131,36 @@ async def test_what_is_no_chat_data_fails_with_its_reason(database: Database, ow
     assert (await told(database, sent))[-1]["type"] == "failed"
 
 
-async def test_a_conversation_of_too_many_tokens_is_an_item_error(database: Database, owner: Owner) -> None:
-    sent = await send_chats(
-        database, owner, [conversation("long", "word " * 100_001), conversation("short", "I sing.")]
-    )
+async def test_a_message_of_too_many_tokens_is_an_item_error(database: Database, owner: Owner) -> None:
+    said = [conversation("long", "word " * 100_001), conversation("short", "I sing.")]
+    sent = await send_chats(database, owner, said)
     await worker(database).until_idle()
     body = await status(database, sent)
     assert body.status == "completed"
     assert isinstance(body.errors, list)
     assert [(error.item_id, error.code) for error in body.errors] == [("long", "TOO_LONG")]
+
+
+async def test_a_chat_of_many_years_becomes_several_conversations(database: Database, owner: Owner) -> None:
+    years = conversation("years", *(f"word{n} " * 20_000 for n in range(7)))
+    sent = await send_chats(database, owner, [years], memories=False)
+    await worker(database).until_idle()
+    body = await status(database, sent)
+    assert (body.status, body.errors) == ("completed", [])
+    rows = await database.fetch("SELECT title, external_id FROM conversations ORDER BY external_id")
+    assert [tuple(row) for row in rows] == [
+        ("About years", "years"),
+        *((f"About years ({n})", f"years #{n}") for n in range(2, body.stats.items_total + 1)),
+    ]
+    assert body.stats.items_total > 2
+    before = await database.fetch("SELECT id, key FROM turns ORDER BY id")
+    assert len(before) == 7
+    await send_chats(
+        database, owner, [conversation("years", *(f"word{n} " * 20_000 for n in range(8)))], memories=False
+    )
+    await worker(database).until_idle()
+    assert (await database.fetch("SELECT id, key FROM turns ORDER BY id"))[:7] == before
+    assert await database.fetchval("SELECT count(*) FROM turns") == 8
 
 
 async def test_documents_become_memories_of_their_chunks_with_their_pages(database: Database, owner: Owner) -> None:
@@ -341,7 +364,7 @@ async def test_an_integration_that_kills_its_workers_is_given_up(database: Datab
 
 
 async def test_what_is_still_received_is_nobodys_and_goes_after_an_hour(database: Database, owner: Owner) -> None:
-    receiving = await store.receive(database, owner.account, owner.user)
+    receiving = await receive(database, owner.account, owner.user)
     await receiving.file("a.txt")
     with pytest.raises(NotFound):
         await store.find(database, receiving.id, owner=owner)
@@ -352,6 +375,43 @@ async def test_what_is_still_received_is_nobodys_and_goes_after_an_hour(database
     await database.execute("UPDATE integrations SET created_at = now() - interval '2 hours'")
     await store.purge(database)
     assert await database.fetchval("SELECT count(*) FROM integrations") == 0
+
+
+async def test_what_was_sent_goes_when_no_retry_can_need_it(database: Database, owner: Owner) -> None:
+    async def kept(sent: Integration) -> tuple[int, int]:
+        await store.purge(database)
+        return (
+            await database.fetchval("SELECT count(*) FROM integration_parts WHERE integration = $1", sent.id),
+            await database.fetchval(
+                "SELECT count(*) FROM integration_items WHERE integration = $1 AND payload IS NOT NULL", sent.id
+            ),
+        )
+
+    whole = await send(database, owner, "file", "txt", FILES, {"a.txt": b"I sing."})
+    bad = await send(database, owner, "file", "files", FILES, {"b.txt": b"I dance.", "c.pdf": b"no pdf"})
+    await worker(database).until_idle()
+    assert await kept(whole) == (0, 0)
+    assert await kept(bad) == (2, 1)
+    assert (await status(database, bad)).stats.errors_count == 1
+    left = await send(database, owner, "file", "txt", FILES, {"d.txt": b"I paint."})
+    job = await claim(database, ignore)
+    assert job is not None
+    await job.found([New(item_id="d.txt", payload=b"{}")], step=1)
+    assert await kept(left) == (1, 1)
+    await store.cancel(database, left)
+    assert await kept(left) == (0, 0)
+
+
+async def test_a_worker_that_is_stopped_again_and_again_is_no_reason_to_give_up(
+    database: Database, owner: Owner
+) -> None:
+    sent = await send_chats(database, owner, [conversation("a", "I sing.")])
+    for _ in range(jobs.TRIES + 2):
+        job = await claim(database, ignore)
+        assert job is not None
+        await job.let_go()
+    await worker(database).until_idle()
+    assert (await status(database, sent)).status == "completed"
 
 
 async def test_the_same_key_makes_one_integration(database: Database, owner: Owner) -> None:
@@ -382,6 +442,51 @@ async def test_ids_of_any_length_are_kept_apart(name: str) -> None:
     first, second = snapshot
     assert first.id != second.id
     assert (first.content, second.content) == ("said 1", "said 2")
+
+
+async def stored_only(database: Database) -> Job:
+    """The integration that waits, taken as far as its turns are stored, and none drawn from."""
+    job = await claim(database, ignore)
+    assert job is not None
+    for number, step in enumerate(worker(database)._kinds["chat"].steps[:3]):
+        await job.begin(number)
+        await step(job)
+    return job
+
+
+@pytest.mark.parametrize("gone", ["cancelled", "deleted"])
+async def test_what_was_stored_and_not_drawn_from_is_drawn_from_when_it_is_sent_again(
+    database: Database, owner: Owner, gone: str
+) -> None:
+    said = [conversation("a", "I live in Lyon. I like tea."), conversation("b", "My dog is called Bolota.")]
+    first = await send_chats(database, owner, said)
+    await stored_only(database)
+    await (store.cancel if gone == "cancelled" else store.delete)(database, first)
+    assert await memories(database, owner) == []
+    again = [await send_chats(database, owner, said), await send_chats(database, owner, said)]
+    await worker(database).until_idle()
+    assert sum([(await status(database, one)).stats.memories_created for one in again]) == 3
+    assert sorted(await memories(database, owner)) == ["I like tea.", "I live in Lyon.", "My dog is called Bolota."]
+    assert await database.fetchval("SELECT count(*) FROM undrawn_turns") == 0
+    found, _ = await page(database, owner, Filters(), q="Bolota", sort="created_at", page=1, page_size=10)
+    await Memories(database, None).delete(owner, [found[0].id])
+    await send_chats(database, owner, said)
+    await worker(database).until_idle()
+    assert sorted(await memories(database, owner)) == ["I like tea.", "I live in Lyon."]
+
+
+async def test_an_edit_of_what_was_not_drawn_from_is_drawn_from_as_a_whole(database: Database, owner: Owner) -> None:
+    said = conversation("a", "I live in Lyon. I like tea.")
+    sent = await send_chats(database, owner, [said])
+    job = await stored_only(database)
+    edited = {"id": "a", "messages": [{"id": "a-0", "role": "human", "content": "I live in Lyon. I like coffee."}]}
+    await bring(database, owner, edited, platform="custom")
+    assert sorted(await memories(database, owner)) == ["I like coffee.", "I live in Lyon."]
+    await job.let_go()
+    await worker(database).until_idle()
+    assert (await status(database, sent)).stats.memories_created == 0
+    assert sorted(await memories(database, owner)) == ["I like coffee.", "I live in Lyon."]
+    assert await database.fetchval("SELECT count(*) FROM undrawn_turns") == 0
 
 
 async def test_an_archive_becomes_memories_of_what_is_stated_and_turns_of_what_was_written(

@@ -132,8 +132,9 @@ async def test_a_large_file_is_handed_on_in_pieces() -> None:
 )
 async def test_what_is_no_form_is_a_bad_request(kind: str, raw: bytes) -> None:
     for piece in (7, 65_536):
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequest) as refused:
             await read(kind, raw, piece)
+        assert "Error(" not in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from app.integrations import store
 from app.integrations.documents.kinds import kind_of
 from app.integrations.exports.reader import PLATFORMS, detect
 from app.integrations.integration import Integration, StatusBody, Type
+from app.integrations.receiving import receive
 from app.integrations.social.read import PLATFORMS as SOCIAL
 from app.integrations.social.read import detect as detect_archive
 from app.integrations.store import PART_BYTES
@@ -140,7 +141,7 @@ def _told(file: Path, platform: str | None, me: str | None, memories: bool) -> S
 
 
 async def _send(resources: Resources, account: str, user: str, file: Path, what: Sent) -> Integration:
-    receiving = await store.receive(resources.database, account, user)
+    receiving = await receive(resources.database, account, user)
     await receiving.file(file.name)
     async with await anyio.open_file(file, "rb") as source:
         while data := await source.read(PART_BYTES):

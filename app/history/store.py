@@ -19,6 +19,7 @@ import asyncpg
 import msgspec
 
 from app import ids
+from app.history import undrawn
 from app.history.snapshot import Said, Snapshot, at
 from app.memory import rules
 from app.memory.conversations import TURN_COLUMNS, NewTurns, forgotten, store_turns, to_turn
@@ -40,11 +41,14 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot's turns, and which of them are new to the conversation or edited (as they were, and as they are)."""
+    """A snapshot's turns, and which of them are new to the conversation or edited (as they were, and as they are).
+
+    ``undrawn``: keys of edited ones, as they were, that nothing was drawn from yet."""
 
     turns: list[Turn]
     new: list[Turn]
     edited: list[tuple[StoredTurn, Turn]]
+    undrawn: set[str]
 
 
 async def apply(
@@ -84,21 +88,27 @@ async def changes(
     """What `apply` would find to change, but for turns that were forgotten. Changes nothing itself."""
     before = await _there(connection, owner, conversation, [clean(said.id) for said in snapshot])
     turns = _turns(snapshot, conversation, before, revised_at)
+    edited = [
+        (known.turn, turn)
+        for turn in turns
+        if (known := before.get(turn.external_id)) is not None and _edits(known, turn, revised_at)
+    ]
     return Changes(
         turns=turns,
         new=[turn for turn in turns if turn.external_id not in before],
-        edited=[
-            (known.turn, turn)
-            for turn in turns
-            if (known := before.get(turn.external_id)) is not None and _edits(known, turn, revised_at)
-        ],
+        edited=edited,
+        undrawn=await undrawn.marked(connection, owner, [old.turn.key for old, _ in edited]) if edited else set(),
     )
 
 
 def said_before(found: Changes) -> dict[str, list[str]]:
-    """By the key of an edited turn, what its old words said of the person, normalised (`drawing.not_said_before`)."""
+    """By the key of an edited turn, what its old words said of the person, normalised (`drawing.not_said_before`).
+
+    Of one that was not drawn from nothing counts as said."""
     return {
-        turn.key: sorted({normal(one.text) for one in rules.statements([old.turn])})
+        turn.key: []
+        if old.turn.key in found.undrawn
+        else sorted({normal(one.text) for one in rules.statements([old.turn])})
         for old, turn in found.edited
         if says_anew(old.turn, turn)
     }

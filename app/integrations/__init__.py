@@ -5,7 +5,8 @@
   of LinkedIn, X and Reddit. `records`: of JSON and NDJSON from any API.
 - `zips`: zips within bounds, for all of them.
 - `social/api`: LinkedIn, X and Reddit by access token.
-- `integration`, `store`, `job`, `watch`: one integration, its rows, the work on it, and those who watch it.
+- `integration`, `receiving`, `store`, `claimed` and `job`, `watch`: one integration, its way in, its rows, the work on
+  it, and those who watch it.
 - `kinds`: what each type does in its steps.
 
 Readers are pure: bytes in, structs out. They open no file, no connection and no database. Only `social/api` asks

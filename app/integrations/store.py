@@ -8,6 +8,8 @@ Choices:
    went away is removed (`purge`).
 3. Cancelling and finishing lock the row: the first one wins, and the other finds it ended.
 4. An access token is kept only while it is needed: with the end of a run it is gone.
+5. What was sent is kept as long as a retry may need it. When none can be any more, it is removed (`purge`): at the end
+   itself, fifty megabytes would keep whoever cancels waiting.
 """
 
 from __future__ import annotations
@@ -28,12 +30,10 @@ from app.integrations.integration import (
     ItemError,
     LogLine,
     StatusBody,
-    Type,
     percentage,
     shown,
 )
-from app.memory.conversations import ensure_owner
-from app.memory.records import clean
+from app.memory.records import to_json
 from app.memory.types import Owner
 
 CHANNEL = "integrate"
@@ -46,7 +46,7 @@ COLUMNS = ", ".join(
     for field in Integration.__struct_fields__
 )
 """The columns of ``integrations i JOIN owners o`` that make an `Integration`."""
-RECEIVING_KEPT, KEYS_KEPT, EVENTS_KEPT = "1 hour", "24 hours", "7 days"
+RECEIVING_KEPT, EVENTS_KEPT = "1 hour", "7 days"
 LAST_SEQ = 2**63 - 1
 LEARNED = 20
 """Memories shown with an integration, newest first."""
@@ -60,125 +60,6 @@ class Event(msgspec.Struct, frozen=True):
     seq: int
     type: str
     data: str
-
-
-class Receiving:
-    """An integration whose files are on their way. Call `ready` at the end, `drop` when that does not come."""
-
-    def __init__(self, database: Database, integration_id: str) -> None:
-        self.id = integration_id
-        self.names: list[str] = []
-        """Of the files that were begun."""
-        self._database = database
-        self._parts = 0
-        self._held = bytearray()
-
-    async def belongs_to(self, account: str, user: str) -> None:
-        """It is this user's: who sends a form may say whose it is after its files."""
-        async with self._database.transaction() as connection:
-            owner = await ensure_owner(connection, account, user)
-            await connection.execute("UPDATE integrations SET owner = $2 WHERE id = $1", self.id, owner.id)
-
-    async def file(self, name: str) -> None:
-        """Begins the next file."""
-        await self._flush()
-        await self._database.execute(
-            "INSERT INTO integration_files (integration, file, name) VALUES ($1, $2, $3)",
-            self.id,
-            len(self.names),
-            clean(name),
-        )
-        self.names.append(name)
-        self._parts = 0
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """Adds to the file that was begun last. Written in parts: a large file is never held whole."""
-        self._held += data
-        if len(self._held) >= PART_BYTES:
-            await self._flush()
-
-    async def ready(
-        self,
-        kind: Type,
-        platform: str,
-        request: dict[str, Any],
-        *,
-        name: str | None = None,
-        secret: dict[str, Any] | None = None,
-        once: tuple[bytes, bytes] | None = None,
-    ) -> Integration:
-        """Hands it over to the workers. ``once``: the hashes of an Idempotency-Key and of what came with it.
-
-        The same key again answers what the first one made. Raises Conflict for one that came with something else.
-        """
-        await self._flush()
-        async with self._database.transaction() as connection:
-            if once is not None:
-                await connection.execute(
-                    f"""UPDATE integrations SET key_hash = NULL, body_hash = NULL
-                    WHERE owner = (SELECT owner FROM integrations WHERE id = $1) AND key_hash = $2
-                    AND created_at < now() - interval '{KEYS_KEPT}'""",  # noqa: S608 - constants
-                    self.id,
-                    once[0],
-                )
-            try:
-                async with connection.transaction():
-                    await connection.execute(
-                        """UPDATE integrations SET status = 'pending', type = $2, platform = $3, request = $4,
-                        name = $5, secret = $6, key_hash = $7, body_hash = $8, created_at = now() WHERE id = $1""",
-                        self.id,
-                        kind,
-                        platform,
-                        _json(request),
-                        name and clean(name),
-                        _json(secret) if secret else None,
-                        *(once or (None, None)),
-                    )
-            except asyncpg.UniqueViolationError:
-                assert once is not None
-                return await self._first(connection, *once)
-            return await tell(connection, self.id, "progress")
-
-    async def drop(self) -> None:
-        """Forgets it."""
-        await self._database.execute("DELETE FROM integrations WHERE id = $1 AND status = 'receiving'", self.id)
-
-    async def _first(self, connection: asyncpg.Connection, key: bytes, body: bytes) -> Integration:
-        first = await connection.fetchrow(
-            f"""SELECT {COLUMNS}, i.body_hash FROM integrations i JOIN owners o ON o.id = i.owner
-            WHERE i.key_hash = $2 AND i.owner = (SELECT owner FROM integrations WHERE id = $1)""",  # noqa: S608
-            self.id,
-            key,
-        )
-        await connection.execute("DELETE FROM integrations WHERE id = $1", self.id)
-        if first is None or first["body_hash"] != body:
-            raise Conflict("this Idempotency-Key was used with another body")
-        return to_integration(first)
-
-    async def _flush(self) -> None:
-        if self._held:
-            held, self._held = bytes(self._held), bytearray()
-            await self._database.execute(
-                "INSERT INTO integration_parts (integration, file, part, data) VALUES ($1, $2, $3, $4)",
-                self.id,
-                len(self.names) - 1,
-                self._parts,
-                held,
-            )
-            self._parts += 1
-
-
-async def receive(database: Database, account: str, user: str) -> Receiving:
-    """Begins an integration of this user's. Raises Unavailable."""
-    async with database.transaction() as connection:
-        owner = await ensure_owner(connection, account, user)
-        integration_id = ids.new_id("int")
-        await connection.execute(
-            "INSERT INTO integrations (id, owner, type, platform, request) VALUES ($1, $2, 'file', '', '{}')",
-            integration_id,
-            owner.id,
-        )
-    return Receiving(database, integration_id)
 
 
 async def tell(
@@ -202,7 +83,7 @@ async def tell(
         integration_id,
         integration.last_seq,
         kind,
-        _json(data),
+        to_json(data),
     )
     return integration
 
@@ -364,7 +245,7 @@ async def retry(database: Database, integration: Integration, secret: dict[str, 
             percentage(found.type, step, 0.0 if whole else 1 - left),
             len(again),
             len(again) + whole,
-            _json(secret) if secret else None,
+            to_json(secret) if secret else None,
         )
         return await tell(connection, integration.id, "progress")
 
@@ -386,13 +267,22 @@ async def brought(database: Database, integration: Integration) -> tuple[list[st
 
 
 async def purge(database: Database) -> None:
-    """Removes what nobody sends any more, and the progress of what ended long ago."""
+    """Removes what nobody sends any more, what nothing can be done with, and the progress of what ended long ago."""
     await database.execute(
         f"DELETE FROM integrations WHERE status = 'receiving' AND created_at < now() - interval '{RECEIVING_KEPT}'"  # noqa: S608
     )
     await database.execute(
         f"""DELETE FROM integration_events e USING integrations i WHERE e.integration = i.id AND e.type = 'progress'
         AND i.completed_at < now() - interval '{EVENTS_KEPT}' AND e.seq < i.last_seq"""  # noqa: S608
+    )
+    await database.execute(
+        """DELETE FROM integration_files f USING integrations i WHERE f.integration = i.id AND (i.status = 'cancelled'
+        OR i.status = 'completed' AND NOT EXISTS (SELECT FROM integration_items t
+            WHERE t.integration = i.id AND t.state = 'failed' AND t.payload IS NOT NULL))"""
+    )
+    await database.execute(
+        """UPDATE integration_items t SET payload = NULL, turns = NULL FROM integrations i
+        WHERE t.integration = i.id AND i.status = 'cancelled' AND t.state = 'waiting' AND t.payload IS NOT NULL"""
     )
 
 
@@ -428,7 +318,3 @@ def _failure(integration: Integration, failure: Failure) -> ItemError:
         timestamp=failure.at,
         item_id=None,
     )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

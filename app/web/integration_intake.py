@@ -17,10 +17,9 @@ from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 
 from app.errors import BadRequest, RepriseError, UnsupportedMediaType, ValidationFailed
-from app.integrations import store
 from app.integrations.documents.kinds import kind_named
 from app.integrations.integration import Type
-from app.integrations.store import Receiving
+from app.integrations.receiving import Receiving, receive
 from app.web.guard import admitted, caller_of
 from app.web.integration_bodies import (
     SPELT,
@@ -158,7 +157,7 @@ class Coming:
 
     async def _begun(self) -> Receiving:
         if self._receiving is None:
-            self._receiving = await store.receive(self._watching.database, self._account, self._user)
+            self._receiving = await receive(self._watching.database, self._account, self._user)
         return self._receiving
 
 

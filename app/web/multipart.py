@@ -148,7 +148,7 @@ async def read_form(body: Body, content_type: bytes, sink: Sink, accepted: froze
     except ParserLimitReached as error:
         raise BadRequest(f"the form is beyond the bounds of its kind: {error}") from None
     except MultipartError as error:
-        raise BadRequest(f"the body is no {KIND}: {error}") from None
+        raise BadRequest(f"the body is no {KIND}: {error.args[0]}") from None  # what follows are Python's own errors
     if reader.errors:
         raise ValidationFailed(reader.errors)
     return Form(reader.fields, reader.files)

@@ -25,7 +25,7 @@ import structlog
 
 from app.database import Database
 from app.errors import RepriseError, Unavailable
-from app.history import uploads
+from app.history import undrawn, uploads
 from app.history.chats import OURS
 from app.history.snapshot import Snapshot
 from app.history.store import Applied, Changes, apply, changes, said_before
@@ -130,6 +130,7 @@ class Ingest:
 
     async def _add(self, connection: Any, upload: Upload, applied: Applied, material: Material) -> None:
         """Draws memories from the turns that were stored."""
+        await undrawn.take(connection, upload.owner, [turn.key for turn in applied.said])
         material = material.only({turn.key for turn in applied.said})
         if not material.said:
             return
@@ -153,6 +154,7 @@ class Ingest:
 
 async def _schedule(connection: Any, upload: Upload, applied: Applied, debounce_s: float) -> None:
     """Has a model read the turns that were stored, those of others as well: they explain what the person's refer to."""
+    await undrawn.take(connection, upload.owner, [turn.key for turn in applied.said])
     if not any(turn.own for turn in applied.said):
         return
     if applied.platform == OURS:  # with messages in it, whose turns are read as they follow each other

@@ -58,7 +58,7 @@ class Integrate:
                 await free.acquire()
                 try:
                     job = await claim(self._database, self._has_news)
-                except Unavailable:
+                except (Unavailable, ClaimLost):  # the latter: cancelled just when it was to be given up
                     job = None
                 if job is not None:
                     group.start_soon(self._take, job, free)

@@ -1,6 +1,11 @@
 """Chats: an export of a chat platform, or conversations sent inline.
 
-Each conversation is an item. All of them are stored, and can be found by their words, before the first memory is drawn.
+Choices:
+
+1. Each conversation is an item. All of them are stored, and can be found by their words, before the first memory is
+   drawn.
+2. A chat of many years has more tokens than a conversation may: it becomes several, cut where the first would have too
+   many, and so on. Exported again later, its beginning is cut at the same places, and only the last one grows.
 """
 
 from __future__ import annotations
@@ -8,22 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 import anyio
+import msgspec
 
+from app.history.tokens import count
 from app.integrations.exports import chat_data
 from app.integrations.exports.reader import NAMES, PLATFORMS, detect, read_export
 from app.integrations.exports.source import Item as Read
 from app.integrations.exports.source import Person, Source
 from app.integrations.job import Item, Job, New
 from app.integrations.kinds.storing import Store, snapshot_of
-from app.integrations.types import Problem, Unreadable
+from app.integrations.types import Conversation, Problem, Unreadable
 
 AT_ONCE = 50
 """Conversations read before they are noted."""
 STORE, DRAW = 2, 3
+PART_TOKENS = 90_000
+"""Of one conversation: fewer than a conversation may have, for what is edited later."""
 
 
 class Chat:
@@ -83,7 +92,36 @@ def _read(job: Job, data: bytes, name: str) -> Iterator[Read]:
 
 
 def _batch(found: Iterator[Read]) -> list[New | Problem]:
-    return [
-        one if isinstance(one, Problem) else New(item_id=one.id, payload=snapshot_of(one))
-        for one in islice(found, AT_ONCE)
-    ]
+    batch: list[New | Problem] = []
+    for one in islice(found, AT_ONCE):
+        if isinstance(one, Problem):
+            batch.append(one)
+        else:
+            batch += [New(item_id=part.id, payload=snapshot_of(part)) for part in parts(one)]
+    return batch
+
+
+def parts(whole: Conversation) -> Iterator[Conversation]:
+    """The conversation, or where it has too many tokens several, from its beginning on (choice 2)."""
+    if sum(len(message.text) for message in whole.messages) <= PART_TOKENS:  # no text has more tokens than characters
+        yield whole
+        return
+    begins, tokens = [0], 0
+    for place, message in enumerate(whole.messages):
+        of_this = count(message.text)
+        if tokens + of_this > PART_TOKENS and place > begins[-1]:
+            begins.append(place)
+            tokens = 0
+        tokens += of_this
+    for number, (begin, end) in enumerate(pairwise([*begins, len(whole.messages)]), 1):
+        if number == 1:
+            yield msgspec.structs.replace(whole, messages=whole.messages[:end])
+            continue
+        said = whole.messages[begin:end]
+        yield Conversation(
+            id=f"{whole.id} #{number}",
+            title=f"{whole.title or 'A conversation'} ({number})",
+            created_at=said[0].said_at,
+            updated_at=whole.updated_at,
+            messages=said,
+        )

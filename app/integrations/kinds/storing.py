@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any
 
 import anyio
+import asyncpg
 import msgspec
 
 from app.database import Database
+from app.history import undrawn
 from app.history.snapshot import Head, Snapshot, at
-from app.history.store import apply, changes, said_before
+from app.history.store import Changes, apply, changes, said_before
 from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import enter
 from app.ids import derived_id
@@ -28,7 +30,7 @@ from app.memory.conversations import said_still, turns_of
 from app.memory.drawing import Drawer, Material
 from app.memory.index import settle
 from app.memory.records import lock
-from app.memory.types import Draft, Origin, Turn
+from app.memory.types import Draft, Origin, Owner, Turn
 
 LONGEST_ID, LONGEST_TITLE, LONGEST_NAME = 256, 1_000, 200
 
@@ -69,6 +71,9 @@ class Store:
             applied = await apply(connection, job.owner, entered.conversation, snapshot, revised)
             await settle(connection, job.owner, entered.conversation, embeds=self._embeds)
             turns = [turn.key for turn in applied.said]
+            if then is not None:
+                await undrawn.mark(connection, job.owner, turns)
+                turns += await _left(connection, job.owner, found, turns)
             await job.stored(
                 connection,
                 item,
@@ -94,7 +99,8 @@ class Store:
         material = await self._drawer.read(job.owner.account, job.owner.user, turns, before)
         async with job.transaction() as connection:
             await lock(connection, job.owner)
-            material = material.only(await said_still(connection, job.owner, keys))
+            left = await undrawn.take(connection, job.owner, keys)
+            material = material.only(left & await said_still(connection, job.owner, keys))
             added = await self._drawer.add(
                 connection,
                 job.owner,
@@ -131,6 +137,12 @@ class Store:
             )
             await job.done(connection, item, added.new)
         self._stored()
+
+
+async def _left(connection: asyncpg.Connection, owner: Owner, found: Changes | None, but: list[str]) -> list[str]:
+    """Keys of turns that another integration stored and, cancelled or slower, has not drawn from."""
+    there = {turn.key for turn in found.turns}.difference(but) if found else set()
+    return sorted(await undrawn.marked(connection, owner, there)) if there else []
 
 
 def snapshot_of(conversation: Conversation) -> bytes:
