@@ -60,6 +60,7 @@ async def test_a_method_that_is_not_taken(web: Live) -> None:
         answer = await client.put("/v1/api-keys")
     check(answer, 405, "METHOD_NOT_ALLOWED")
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert answer.json()["detail"].endswith(": it takes GET, POST")
     async with web.client() as client:
         assert (await client.put("/v1/messages/async/x/cancel")).headers["allow"] == "OPTIONS, POST"
         head = await client.head("/v1/messages/async/x/cancel")

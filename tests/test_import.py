@@ -52,7 +52,7 @@ async def test_an_export_is_brought_found_and_not_brought_twice(
     file.write_text(CHAT)
     done = await run(settings, str(file), "--user", "ada", "--me", "Ada")
     assert done.returncode == 0, done.stderr
-    said = "WhatsApp Chat with Bob.txt: completed: 1 conversations brought, 1 memories made"
+    said = "WhatsApp Chat with Bob.txt: completed: 1 conversation, 1 new memory"
     assert done.stdout.decode().strip() == said
     account = await database.fetchval("SELECT id FROM accounts WHERE name = 'test'")
     owner, chat = await the_only_chat(database, account, "ada")
@@ -81,9 +81,9 @@ async def test_documents_and_archives_are_told_by_their_bytes(
     (empty := tmp_path / "empty.pdf").write_bytes(b"%PDF-1.4\nnothing")
     done = await run(settings, str(note), str(zipped), str(empty))
     lines = done.stdout.decode().splitlines()
-    assert lines[0] == "note.md: completed: 1 chunks brought, 1 memories made"
+    assert lines[0] == "note.md: completed: 1 chunk, 1 new memory"
     assert lines[1].startswith("me.zip: completed: ")
-    assert lines[2] == "empty.pdf: failed: 0 chunks brought, 0 memories made"
+    assert lines[2] == "empty.pdf: failed: 0 chunks, 0 new memories"
     assert b"DAMAGED: empty.pdf: " in done.stderr
     assert done.returncode == 1
     rows = await database.fetch("SELECT type, platform, status FROM integrations ORDER BY id")
@@ -92,6 +92,27 @@ async def test_documents_and_archives_are_told_by_their_bytes(
         ("social", "linkedin", "completed"),
         ("file", "pdf", "failed"),
     ]
+
+
+async def test_a_file_that_cannot_be_read_keeps_no_other_from_being_brought(settings: Settings, tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.txt").write_text("")
+    (picture := tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (note := tmp_path / "note.md").write_text("# Umbrella\n\nBring the red one.")
+    done = await run(settings, str(empty), str(picture), str(note))
+    assert done.stdout.decode().splitlines() == ["note.md: completed: 1 chunk, 1 new memory"]
+    assert b"reprise: empty.txt: the file is empty" in done.stderr
+    assert b"reprise: cat.png: " in done.stderr
+    assert done.returncode == 1
+
+
+async def test_a_chat_between_people_that_taught_nothing_says_how_to_name_oneself(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (file := tmp_path / "WhatsApp Chat with Bob.txt").write_text(CHAT)
+    done = await run(settings, str(file))
+    assert done.stdout.decode().strip().endswith("completed: 1 conversation, 0 new memories")
+    assert b"--me NAME" in done.stderr
+    assert b"--me NAME" not in (await run(settings, str(file), "--me", "Ada")).stderr
 
 
 async def test_what_cannot_be_read_is_said_in_one_line(settings: Settings, database: Database, tmp_path: Path) -> None:

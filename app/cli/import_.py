@@ -31,6 +31,7 @@ from app.work import open_integrate
 
 SHOWN_ERRORS = 10
 LOOK_S = 0.2
+BETWEEN_PEOPLE = frozenset({"telegram", "whatsapp", "slack", "discord"})
 ALONE_AFTER_S = 1.5
 """When no running Reprise takes it up, this process does."""
 
@@ -43,12 +44,25 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     request: dict[str, Any]
 
 
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file ended; ``unnamed``: a chat between people, and nobody said who of them brings it."""
+
+    name: str
+    body: StatusBody
+    unnamed: bool
+
+
 @click.command(epilog="Example: reprise import conversations.json notes.pdf --user ada")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--platform", type=click.Choice([*PLATFORMS, *SOCIAL]), help="Whose export it is. [default: told from the file]"
 )
-@click.option("--user", default="default", show_default=True, help="The end user it is brought for.")
+@click.option(
+    "--user",
+    default="default",
+    show_default=True,
+    help="The end user it is brought for; the page shows those of `default`.",
+)
 @click.option("--account", default=DEFAULT_ACCOUNT, show_default=True, help="The account's name.")
 @click.option("--me", help="The name, in a chat between people, of the person whose words are their own.")
 @click.option("--memories/--no-memories", default=True, show_default=True, help="Draw memories from chats.")
@@ -66,22 +80,35 @@ def command(
 
     Chats: an export of ChatGPT, Claude, Telegram, WhatsApp, Slack or Discord. Documents: pdf, docx, txt, md, html.
     Archives: what LinkedIn, X and Reddit give to their members. A running Reprise does the work, and goes on with it
-    when this command is ended; without one it is done here. Bringing the same again changes nothing, and what was
-    edited meanwhile.
+    when this command is ended; without one it is done here. Bringing the same again brings what is new or was edited.
     """
     settings = load({"data_dir": data_dir})
-    bodies = anyio.run(_import, settings, [Path(file) for file in files], platform, user, account, me, memories)
-    for name, body in bodies:
-        _report(name, body)
-    if any(body.status != "completed" for _, body in bodies):
+    ended: list[Ended] = []
+    failed: list[Unreadable] = []
+    try:
+        anyio.run(_import, settings, [Path(f) for f in files], platform, user, account, me, memories, ended, failed)
+    except KeyboardInterrupt:
+        click.echo(
+            "Not watched any more: a running Reprise goes on with what was handed over, or the next to start.", err=True
+        )
+        raise
+    finally:
+        for one in ended:
+            _report(one)
+        for error in failed:
+            click.echo(f"reprise: {error.message}", err=True)
+    if failed or any(one.body.status != "completed" for one in ended):
         raise SystemExit(1)
 
 
-def _report(name: str, body: StatusBody) -> None:
-    stats = body.stats
-    brought = stats.items_processed - stats.errors_count + (body.status == "failed")
-    what = {"chat": "conversations", "file": "chunks", "social": "items"}[body.type]
-    click.echo(f"{name}: {body.status}: {max(0, brought)} {what} brought, {stats.memories_created} memories made")
+def _report(one: Ended) -> None:
+    name, body, stats = one.name, one.body, one.body.stats
+    brought = max(0, stats.items_processed - stats.errors_count + (body.status == "failed"))
+    what = {"chat": "conversation", "file": "chunk", "social": "item"}[body.type]
+    memories = "1 new memory" if stats.memories_created == 1 else f"{stats.memories_created} new memories"
+    click.echo(f"{name}: {body.status}: {brought} {what}{'s' * (brought != 1)}, {memories}")
+    if one.unnamed and not stats.memories_created:
+        click.echo("  Where others speak too, --me NAME tells which words are yours to draw memories from.", err=True)
     errors = body.errors if isinstance(body.errors, list) else []
     for error in errors[:SHOWN_ERRORS]:
         click.echo(f"  {error.code}: {error.item_id or name}: {error.message}", err=True)
@@ -97,7 +124,10 @@ async def _import(
     account: str,
     me: str | None,
     memories: bool,
-) -> list[tuple[str, StatusBody]]:
+    ended: list[Ended],
+    failed: list[Unreadable],
+) -> None:
+    """Adds to ``ended`` and ``failed`` as it goes on, so that they are told of an interrupted one too."""
     configure_logging(msgspec.structs.replace(settings, log_level="warning"))
     async with reachable(settings) as there, AsyncExitStack() as stack:
         resources = await stack.enter_async_context(open_resources(there, http=bool(there.memory_model)))
@@ -108,14 +138,18 @@ async def _import(
             TaskProgressColumn(),
             TextColumn("{task.fields[now]}"),
         )
-        ended = []
         with Progress(*columns, console=Console(stderr=True)) as progress:
             for file in files:
-                what = await anyio.to_thread.run_sync(_told, file, platform, me, memories)
+                try:
+                    what = await anyio.to_thread.run_sync(_told, file, platform, me, memories)
+                except Unreadable as error:
+                    failed.append(error)
+                    continue
                 sent = await _send(resources, account_id, user, file, what)
                 task = progress.add_task(file.name, total=100, now="waiting")
-                ended.append((file.name, await _follow(stack, resources, sent, progress, task)))
-        return ended
+                body = await _follow(stack, resources, sent, progress, task)
+                unnamed = memories and not me and what.platform in BETWEEN_PEOPLE
+                ended.append(Ended(name=file.name, body=body, unnamed=unnamed))
 
 
 def _told(file: Path, platform: str | None, me: str | None, memories: bool) -> Sent:

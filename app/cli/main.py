@@ -21,7 +21,7 @@ COMMANDS = {
     "work": "Run a worker process alone.",
     "migrate": "Bring the database up to date.",
     "reindex": "Embed anew what is remembered.",
-    "import": "Bring chats from another platform's export.",
+    "import": "Bring chats, documents and social archives.",
     "key": "Create, list and revoke API keys.",
     "dead-letters": "List, requeue and drop what a consumer group gave up on.",
     "doctor": "Say what is here and what is wrong.",

@@ -204,12 +204,14 @@ class Claimed:
         async with self.database.transaction() as connection:
             counts = await connection.fetchrow(
                 """SELECT count(*) FILTER (WHERE state = 'done') AS done,
-                count(*) FILTER (WHERE state = 'failed') AS bad FROM integration_items WHERE integration = $1""",
+                count(*) FILTER (WHERE state = 'failed') AS bad,
+                min(message) FILTER (WHERE state = 'failed') AS why FROM integration_items WHERE integration = $1""",
                 self.id,
             )
             if counts["bad"] and not counts["done"]:
-                all_of = "the item" if counts["bad"] == 1 else f"any of the {counts['bad']:,} items"
-                await self._end(connection, "failed", "NOTHING_BROUGHT", f"Bringing {all_of} failed: see the errors.")
+                several = f"None of the {counts['bad']:,} items could be: see the errors."
+                why = counts["why"] if counts["bad"] == 1 and counts["why"] else several
+                await self._end(connection, "failed", "NOTHING_BROUGHT", f"Nothing was brought. {why}")
             else:
                 await self._end(connection, "completed")
         self._told()

@@ -229,7 +229,8 @@ async def retry(database: Database, integration: Integration, secret: dict[str, 
         if found.status not in ("completed", "failed") or not (again or found.failure):
             raise Conflict(
                 f"the integration is {found.status}"
-                + (": nothing in it can be tried again" if found.status in FINAL else ""),
+                + (": nothing in it can be tried again" if found.status in FINAL else "")
+                + (", bring it anew" if found.status == "cancelled" else ""),
                 details={"status": found.status},
                 integration_id=found.id,
             )

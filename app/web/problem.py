@@ -64,7 +64,10 @@ def problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException) and error.status_code != 500:
         code, message = _BY_STATUS.get(error.status_code, ("BAD_REQUEST", "the request is not valid"))
         allow = (error.headers or {}).get("allow")
-        headers = {"Allow": allow_header(frozenset(allow.split(", ")))} if allow else {}
+        taken = frozenset(allow.split(", ")) if allow else frozenset()
+        headers = {"Allow": allow_header(taken)} if taken else {}
+        if taken:
+            message += f": it takes {', '.join(sorted(taken - {'OPTIONS'}))}"
         return Problem(error.status_code, body(code, message, {}, {}), headers)
     return Problem(500, body("INTERNAL_ERROR", UNEXPECTED, {}, {}), {})
 

@@ -84,7 +84,7 @@ def _decoded(raw: bytes | Raw, kind: type[T], what: str) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         repaired = _repaired(bytes(raw))
         if repaired is None:
-            raise Malformed("is damaged") from error
+            raise Malformed("is damaged, or no JSON at all") from error
         return _decoded(repaired, kind, what)
 
 

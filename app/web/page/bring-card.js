@@ -24,6 +24,7 @@ const PLATFORMS = {
   html: "HTML",
   files: "Documents",
   auto: "Chat export",
+  api: "Records of an API",
 };
 const STEPS = {
   social: {
@@ -47,6 +48,8 @@ const STEPS = {
   api: { validation: "Checking", fetching: "Fetching", parsing: "Reading", memory_creation: "Drawing memories" },
 };
 const ITEMS = { social: ["entry", "entries"], file: ["part", "parts"], chat: ["conversation", "conversations"], api: ["record", "records"] };
+const BETWEEN_PEOPLE = new Set(["telegram", "whatsapp", "slack", "discord"]);
+const UNNAMED = "Nothing new was learned. Where others speak too, write your name in the chat above and bring it again.";
 const MOST_ERRORS = 100; // shown; nobody reads more here, and the API has them all
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 const LABELS = { pending: "Waiting", processing: "Under way", completed: "Done", failed: "Failed", cancelled: "Cancelled" };
@@ -178,8 +181,12 @@ export class Card {
 
   #outcome() {
     if (this.status.status === "cancelled") return "What had been brought is kept.";
-    if (this.status.status === "completed") return "";
+    if (this.status.status === "completed") return this.#unlearned() ? UNNAMED : "";
     return [...this.#errors.values()].find((error) => error.item_id === null)?.message ?? "";
+  }
+
+  #unlearned() {
+    return BETWEEN_PEOPLE.has(this.status.platform) && !this.status.stats.memories_created;
   }
 
   #stepOf(type, { current_step: step, total_steps: total }, status) {
@@ -240,7 +247,7 @@ function figures(type, stats, going) {
   return [
     going && percent(going.progress.percentage),
     stats.items_total > 0 && `${stats.items_processed.toLocaleString()} of ${stats.items_total.toLocaleString()} ${stats.items_total === 1 ? one : many}`,
-    (memories > 0 || !going) && `${memories.toLocaleString()} ${memories === 1 ? "memory" : "memories"}`,
+    (memories > 0 || !going) && (memories ? `${memories.toLocaleString()} ${memories === 1 ? "memory" : "memories"}` : "no new memories"),
     going && left(going),
   ]
     .filter(Boolean)
