@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ async def redis_with(place: Path, *options: str) -> AsyncIterator[str]:
     program, _ = (await installed())[0]
     socket = place / "own.sock"
     command = [str(program), "--port", "0", "--unixsocket", str(socket), "--dir", str(place), "--save", "", *options]
-    process = await anyio.open_process(command, stdout=None, stderr=None)
+    process = await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=None, stderr=None)
     try:
         await until(socket.exists)
         yield f"unix://{socket}"
