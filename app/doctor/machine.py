@@ -26,7 +26,7 @@ def settings(given: Settings) -> list[Finding]:
     found = [Finding("Settings", "warn", said, advice) for said, advice in contradictions(given)]
     if unknown := misspelt():
         said = f"no setting is called {', '.join(unknown)}"
-        found.append(Finding("Settings", "warn", said, "README lists all settings"))
+        found.append(Finding("Settings", "warn", said, "`reprise settings` lists all settings"))
     return found or [Finding("Settings", "ok", "all understood")]
 
 
