@@ -2,7 +2,7 @@
 
 A setting ``max_running`` is given as the environment variable ``REPRISE_MAX_RUNNING`` or as ``max_running`` in the
 TOML file that ``REPRISE_CONFIG`` names; the environment wins over the file, command-line options win over both.
-README's settings table is checked against this module by a test.
+README's table and the example file are made from this module by `settings_reference`, and a test says if they are not.
 """
 
 from __future__ import annotations

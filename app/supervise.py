@@ -3,8 +3,8 @@
 Numbered choices:
 
 1. Everything is one task per child under one task group: cancelling it stops all children at the same time, and
-   only then do the engines stop. Children get ``CHILD_STOP_S``, the engines what `Server.stop_steps` says; together
-   under 10 s.
+   only then do the engines stop. Children get ``CHILD_STOP_S``, or what the setting ``drain_s`` asks for above that,
+   the engines what `Server.stop_steps` says; together under 10 s unless a longer drain is set.
 2. A child's silence is counted in our own ticks, not by the clock: when this process was itself suspended or starved,
    nobody is killed for it.
 3. A process that ends with an error before it was ever ready ends the whole start: it has printed its one line, and
@@ -46,6 +46,8 @@ SILENT_LIMIT_S = 5.0
 START_ALLOWANCE_S = 30.0
 TICK_S = 0.5
 CHILD_STOP_S = 5.5
+HAND_BACK_S = 1.5
+"""What a worker needs after its drain, to hand back what still runs."""
 SHORT_LIFE_S = 10.0
 LONGEST_PAUSE_S = 10.0
 DROP_LIMIT_S = 2.0
@@ -216,7 +218,7 @@ class Child:
                 return status
             finally:
                 with anyio.CancelScope(shield=True):
-                    await stop(process, (signal.SIGTERM, CHILD_STOP_S))
+                    await stop(process, (signal.SIGTERM, child_stop_s(self._settings)))
                 mark_process_dead(process.pid, path=self._environment["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]
         finally:
             os.close(reading)
@@ -249,6 +251,11 @@ class Child:
         if self._worker:
             with anyio.move_on_after(DROP_LIMIT_S), suppress(RepriseError):
                 await self._worker_died(self._settings, self._worker)
+
+
+def child_stop_s(settings: Settings) -> float:
+    """How long a child may take to stop before it is killed."""
+    return max(CHILD_STOP_S, settings.drain_s + HAND_BACK_S)
 
 
 def free_port(host: str, port: int) -> int:

@@ -43,7 +43,7 @@ KEY = "rp_live_0123456789abcdefghjkmnpqrstvwxyz"
 MODELS = (
     "t20", "t20-p50", "t200-p100", "t400-p100", "t500-p50", "t2000", "stall10", "stall0", "slowstart2-t20",
     "t20-think5-tool", "fail429x2-t20", "fail500", "cut10", "err10", "short10", "t1", "t60-p20",
-    "say-parrot", "say-memories",
+    "t16-p5", "say-parrot", "say-memories",
 )  # fmt: skip
 
 
@@ -84,15 +84,19 @@ class System:
         self._logs[process.pid] = path
         return process._process  # type: ignore[attr-defined]  # the bare one: its wait() is not tied to streams
 
-    async def start_web(self, **changes: Any) -> int:
-        """Another web process; its number."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    async def start_web(self, instead_of: int | None = None, **changes: Any) -> int:
+        """Another web process, or one in the place and at the port of one that has ended; its number."""
+        if instead_of is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            number = len(self.urls)
+        else:
+            port, number = int(self.urls[instead_of].rpartition(":")[2]), instead_of
         process = await self.spawn("serve", port=port, **changes)
-        self.webs.append(process)
-        self.urls.append(f"http://127.0.0.1:{port}")
-        async with self.client(web=len(self.urls) - 1) as client:
+        self.webs[number : number + 1] = [process]
+        self.urls[number : number + 1] = [f"http://127.0.0.1:{port}"]
+        async with self.client(web=number) as client:
 
             async def live() -> bool:
                 assert process.returncode is None, self.logs()
@@ -101,7 +105,7 @@ class System:
                 return False
 
             await until(live, 20)
-        return len(self.urls) - 1
+        return number
 
     async def start_worker(self, *options: str, **changes: Any) -> Process:
         """Another generate process; returns when it takes work."""

@@ -186,6 +186,21 @@ def test_doctor_starts_nothing_where_nothing_is(short_tmp: Path) -> None:
     assert not place.exists()
 
 
+def test_settings_are_listed_with_what_is_set_and_no_secret(settings: Settings) -> None:
+    given = msgspec.structs.replace(settings, root_key="rp_live_topsecret-0123456789", max_running=7)
+    listed = reprise(given, "settings")
+    lines = {line.split()[0]: line.split()[1:] for line in listed.stdout.splitlines()[1:]}
+    assert len(lines) == len(msgspec.structs.fields(Settings))
+    assert lines["REPRISE_MAX_RUNNING"][:4] == ["7", "100", "at", "least"]
+    assert lines["REPRISE_ROOT_KEY"][0] == lines["REPRISE_REDIS_URL"][0] == "(set)"
+    assert "topsecret" not in listed.stdout
+    described = {one["name"]: one for one in msgspec.json.decode(reprise(None, "settings", "--json").stdout)}
+    assert described["port"]["bounds"] == "0 to 65535"
+    assert described["ping_s"]["bounds"] == "above 0"
+    assert described["log_level"]["bounds"] == "debug, info, warning or error"
+    assert reprise(None, "settings", "--toml").stdout == EXAMPLE.read_text()
+
+
 def test_ctrl_c_is_130(short_tmp: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "app", "key", "create", "--data-dir", str(short_tmp / "data")],

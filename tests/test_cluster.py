@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 from redis.asyncio import RedisCluster
 
+from app.doctor import redis as doctor
 from tests.redis_cluster import redis_cluster
 from tests.sse import Event, assert_dense, text_of
 from tests.system import System, system
@@ -21,6 +22,10 @@ async def test_messages_live_on_a_cluster_and_survive_a_failover(short_tmp: Path
         system(short_tmp, redis_url=nodes.url, partitions=PARTITIONS, wait_replicas=1, wait_ms=500) as s,
         s.client() as client,
     ):
+        found = await doctor.examine(s.settings, running=True)
+        assert {finding.subject for finding in found if finding.state != "ok"} == {"Workers"}, found
+        assert "3 masters" in found[0].found
+
         first = [await s.initiate(client, "t20-p50") for _ in range(6)]
         for message_id in first:
             events = await s.observe(client, message_id)

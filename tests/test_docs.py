@@ -5,33 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import msgspec
-
 from app.cli.main import COMMANDS
-from app.settings import Settings
+from app.settings_reference import as_markdown, as_toml
 
 ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "config" / "settings.example.toml"
 README = (ROOT / "README.md").read_text()
-
-
-def settings_table() -> str:
-    """The table as it must stand in the README. ``python -m tests.test_docs`` writes it there."""
-    lines = ["| variable | default | meaning |", "|---|---|---|"]
-    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
-    for name, field in fields.items():
-        schema = msgspec.json.schema(field.type)
-        default = field.default if field.default is not msgspec.NODEFAULT else []
-        shown = "" if default in ("", []) else f"`{default}`"
-        lines.append(f"| `REPRISE_{name.upper()}` | {shown} | {schema['description'].replace('|', ' or ')} |")
-    return "\n".join(lines)
 
 
 def block(name: str) -> str:
     return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
 
 
-def test_the_settings_table_is_the_settings():
-    assert block("settings") == settings_table()
+def test_the_settings_of_readme_and_example_are_the_settings():
+    """``python -m tests.test_docs`` writes them there."""
+    assert block("settings") == as_markdown()
+    assert EXAMPLE.read_text() == as_toml()
 
 
 def test_every_command_is_in_the_readme():
@@ -67,5 +56,6 @@ def test_every_promise_of_the_protocol_is_cited_by_a_test():
 if __name__ == "__main__":
     before, _, rest = README.partition("<!-- settings -->\n")
     (ROOT / "README.md").write_text(
-        f"{before}<!-- settings -->\n{settings_table()}\n<!-- /settings -->{rest.partition('<!-- /settings -->')[2]}"
+        f"{before}<!-- settings -->\n{as_markdown()}\n<!-- /settings -->{rest.partition('<!-- /settings -->')[2]}"
     )
+    EXAMPLE.write_text(as_toml())

@@ -24,7 +24,7 @@ from app.engines.home import lock_owner, running_engines
 from app.engines.process import running_in
 from app.errors import StartFailed
 from app.settings import Settings
-from app.supervise import Program, free_port, page_address, ready, supervise
+from app.supervise import CHILD_STOP_S, Program, child_stop_s, free_port, page_address, ready, supervise
 from tests.system import lay_data
 
 REPOSITORY = Path(__file__).parents[1]
@@ -275,6 +275,11 @@ async def _never(_settings: Settings) -> str:
 
 async def _never_died(_settings: Settings, _name: str) -> None:
     raise AssertionError("nothing ran")
+
+
+def test_a_worker_that_may_drain_for_long_is_not_killed_meanwhile() -> None:
+    assert child_stop_s(Settings()) == CHILD_STOP_S
+    assert child_stop_s(Settings(drain_s=60)) > 60
 
 
 def test_ports_and_addresses() -> None:

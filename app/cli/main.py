@@ -25,6 +25,7 @@ COMMANDS = {
     "key": "Create, list and revoke API keys.",
     "dead-letters": "List, requeue and drop what a consumer group gave up on.",
     "doctor": "Say what is here and what is wrong.",
+    "settings": "List every setting.",
 }
 
 
