@@ -286,6 +286,9 @@ async def test_the_root_key_is_revoked_only_by_itself(
     _, text = await accounts.create_key(root.account, "helper", ["keys:write"])
     with pytest.raises(Forbidden):
         await accounts.revoke_key(root.account, root.key_id, by=await accounts.authenticate(text))
+    with pytest.raises(Conflict, match="last key"):
+        await accounts.revoke_key(root.account, root.key_id, by=root)
+    await accounts.create_key(root.account, "second", ["admin"])
     await accounts.revoke_key(root.account, root.key_id, by=root)
 
 
@@ -392,3 +395,52 @@ async def test_an_emptied_database_takes_the_key_in_the_file(settings: Settings,
 async def test_a_preset_that_is_no_key_is_refused(settings: Settings, database: Database, preset: str) -> None:
     with pytest.raises(StartFailed, match="REPRISE_ROOT_KEY"):
         await ensure_root_key(database, msgspec.structs.replace(settings, root_key=preset))
+
+
+async def test_a_rotated_key_has_two_texts_until_the_overlap_ends(
+    accounts: Accounts, account: Account, database: Database
+) -> None:
+    key, first = await accounts.create_key(account.id, "mine", ["messages:read"])
+    token = accounts.issue_token(await accounts.authenticate(first), expires_at=time.time() + 60, message_ids=["m"])
+    rotated, second = await accounts.rotate_key(account.id, key.id, overlap_s=60)
+    assert (rotated.id, rotated.scopes) == (key.id, key.scopes)
+    assert rotated.previous_until is not None
+    assert {(await accounts.authenticate(text)).key_id for text in (first, second)} == {key.id}
+    assert (await accounts.read_token(token)).key_id == key.id
+    _, third = await accounts.rotate_key(account.id, key.id, overlap_s=60)
+    with pytest.raises(Unauthorized):
+        await accounts.authenticate(first)
+    await database.execute("UPDATE api_keys SET previous_until = now() - interval '1 s', name = 'x'")
+    other = await Accounts.open(database)
+    with pytest.raises(Unauthorized):
+        await other.authenticate(second)
+    assert (await other.authenticate(third)).key_id == key.id
+
+
+async def test_the_overlap_ends_in_the_cache_too(accounts: Accounts, account: Account) -> None:
+    key, first = await accounts.create_key(account.id, "mine", ["messages:read"])
+    await accounts.rotate_key(account.id, key.id, overlap_s=1)
+    assert (await accounts.authenticate(first)).expires_at < time.time() + 2
+    with anyio.fail_after(10):
+        with pytest.raises(Unauthorized):
+            while True:
+                await accounts.authenticate(first)
+                await anyio.sleep(0.05)
+
+
+async def test_two_that_remove_each_other_leave_one_admin(accounts: Accounts, account: Account) -> None:
+    made = [await accounts.create_key(account.id, name, ["admin", "keys:write"]) for name in "ab"]
+    callers = [await accounts.authenticate(text) for _, text in made]
+    outcomes: list[str] = []
+
+    async def remove_oneself(caller: Caller) -> None:
+        try:
+            await accounts.revoke_key(account.id, caller.key_id, by=caller)
+            outcomes.append("removed")
+        except Conflict:
+            outcomes.append("kept")
+
+    async with anyio.create_task_group() as group:
+        for caller in callers:
+            group.start_soon(remove_oneself, caller)
+    assert sorted(outcomes) == ["kept", "removed"]

@@ -159,3 +159,47 @@ async def test_keys_of_another_account_do_not_exist(web: Live) -> None:
     async with web.client() as root:
         assert (await root.delete(f"{PATH}/key_x")).status_code == 404
         assert (await root.get(PATH)).json()["pagination"]["total_items"] == 1
+
+
+async def test_a_key_is_rotated_with_an_overlap(web: Live) -> None:
+    """PROTOCOL P4."""
+    async with web.client() as root:
+        made = await create(root, scopes=["messages:read", "keys:write"])
+        path = f"{PATH}/{made['id']}/rotate"
+        answer = await root.post(path)
+        assert answer.status_code == 200, answer.text
+        rotated = answer.json()["data"]
+        assert rotated["id"] == made["id"]
+        assert rotated["key"] != made["key"]
+        assert rotated["prefix"] == rotated["key"][:12]
+        ends = datetime.fromisoformat(rotated["previous_expires_at"]) - datetime.now(UTC)
+        assert timedelta(hours=23) < ends <= timedelta(hours=24)
+        for key in (made["key"], rotated["key"]):
+            async with web.client(key) as client:
+                assert (await client.get("/v1/messages/async")).status_code == 200
+        once = {"Idempotency-Key": "r-1"}
+        first = (await root.post(path, json={"overlap_seconds": 0}, headers=once)).json()["data"]
+        again = (await root.post(path, json={"overlap_seconds": 0}, headers=once)).json()["data"]
+        assert (again["key"], again["rotated_at"]) == (first["key"], first["rotated_at"])
+        assert (await root.post(path, json={"overlap_seconds": 5}, headers=once)).status_code == 409
+        async with web.client(rotated["key"]) as client:
+            assert (await client.get("/v1/messages/async")).status_code == 401
+        wrong = await root.post(path, json={"overlap_seconds": -1})
+        assert (wrong.status_code, wrong.json()["error"]["details"]["field"]) == (422, "overlap_seconds")
+        assert (await root.post(f"{PATH}/key_nope/rotate")).status_code == 404
+        more = await create(root, scopes=["messages:write"])
+        async with web.client(first["key"]) as client:
+            refused = await client.post(f"{PATH}/{more['id']}/rotate")
+            assert (refused.status_code, refused.json()["key_id"]) == (403, more["id"])
+        await root.delete(f"{PATH}/{more['id']}")
+        assert (await root.post(f"{PATH}/{more['id']}/rotate")).status_code == 409
+
+
+async def test_the_last_admin_key_cannot_remove_itself(web: Live) -> None:
+    """PROTOCOL P5."""
+    async with web.client() as root:
+        own = next(key for key in (await root.get(PATH)).json()["data"] if key["name"] == "root")
+        assert (await root.post(f"{PATH}/{own['id']}/rotate")).status_code == 409
+        refused = await root.delete(f"{PATH}/{own['id']}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "CONFLICT")
+        assert (await root.get(PATH)).status_code == 200

@@ -98,6 +98,10 @@ def test_keys_are_created_listed_and_revoked(settings: Settings) -> None:
     assert "backend" in listed.stdout
     assert "ann" in listed.stdout
     assert text not in listed.stdout
+    rotated = reprise(settings, "key", "rotate", "--account", "acme", "--overlap-hours", "1", key_id)
+    assert rotated.returncode == 0, rotated.stderr
+    assert rotated.stdout.startswith("rp_live_")
+    assert key_id in rotated.stderr
     revoked = reprise(settings, "key", "revoke", "--account", "acme", key_id)
     assert revoked.returncode == 0
     assert "revoked" in reprise(settings, "key", "list", "--account", "acme").stdout
@@ -119,7 +123,8 @@ def test_keys_work_with_nothing_running(short_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("key", "list"), ("key", "revoke", "key_1"), ("migrate",), ("dead-letters", "list")]
+    "command",
+    [("key", "list"), ("key", "revoke", "key_1"), ("key", "rotate", "key_1"), ("migrate",), ("dead-letters", "list")],
 )
 def test_only_a_new_key_makes_a_data_directory(short_tmp: Path, command: tuple[str, ...]) -> None:
     place = short_tmp / "typo"

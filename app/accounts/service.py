@@ -14,6 +14,10 @@ Choices:
 3. A key created under an Idempotency-Key is not random but an HMAC of its id and the request: the first answer can be
    given again without keeping the key. The Idempotency-Key itself is kept as a hash only, so that the table and the
    signing secret together do not give keys away.
+4. Rotating gives a key another text under the same id: its stream tokens and its history stay. The text before is good
+   until the overlap ends; the one before that is good no more.
+5. Of those that remove keys of one account at the same time one waits for the other, so that the last key that may
+   administrate an account cannot go by two of them removing each other.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -53,6 +57,7 @@ log = structlog.get_logger(__name__)
 _CALLER = """
     SELECT k.*, a.max_running, a.max_queued, (SELECT version FROM key_version) AS version
     FROM api_keys k JOIN accounts a ON a.id = k.account WHERE """
+_BY_HASH = "(k.hash = $1 OR k.previous_hash = $1 AND k.previous_until > now())"
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -79,6 +84,9 @@ class ApiKey(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    rotated_at: datetime | None
+    previous_until: datetime | None
+    """Until when the text it had before it was rotated is good."""
 
     @property
     def status(self) -> str:
@@ -250,23 +258,66 @@ class Accounts:
         ``by`` may revoke what it may see: a bound key its user's, and only the root key itself.
         """
         async with self._db.transaction() as connection:
-            row = await connection.fetchrow(
-                """SELECT * FROM api_keys
-                WHERE account = $1 AND id = $2 AND ($3::text IS NULL OR user_id = $3) FOR UPDATE""",
-                account,
-                key_id,
-                by.user_id if by else None,
-            )
-            if row is None:
-                raise NotFound("api_key", "there is no such API key", key_id=key_id)
+            row = await _changeable(connection, account, key_id, by)
             if by is not None and row["root"] and not by.root:
                 raise Forbidden("the root key can be revoked only with itself", key_id=key_id)
+            if by is not None and key_id == by.key_id and await _is_last_admin(connection, account, key_id):
+                raise Conflict(
+                    "the last key with the scope admin cannot remove itself: create another one first", key_id=key_id
+                )
             if row["revoked_at"] is None:
                 row = await connection.fetchrow(
                     "UPDATE api_keys SET revoked_at = now() WHERE id = $1 RETURNING *", key_id
                 )
         self._keys.clear()
         return _api_key(row)
+
+    async def rotate_key(
+        self,
+        account: str,
+        key_id: str,
+        *,
+        overlap_s: int,
+        by: Caller | None = None,
+        idempotency_key: str | None = None,
+        body: bytes = b"",
+    ) -> tuple[ApiKey, str]:
+        """Gives a key another text; the one before is good for another ``overlap_s`` seconds, here and elsewhere.
+
+        ``by`` may rotate what it may see and could have made. Raises NotFound, Forbidden, and Conflict for a key that
+        is not active or is the root key. Under an ``idempotency_key`` the same ``body`` gives the first answer again
+        for a day; another raises Conflict.
+        """
+        once = hash_of(f"{account}\x00rotate\x00{key_id}\x00{idempotency_key}") if idempotency_key else None
+        text = self._derived(key_id, once, body) if once else new_key()
+        async with self._db.transaction() as connection:
+            row = await _changeable(connection, account, key_id, by)
+            if by is not None and (lacking := set(row["scopes"]) - by.scopes):
+                raise Forbidden(
+                    f"a key cannot have the text of one that may do more: {', '.join(sorted(lacking))}", key_id=key_id
+                )
+            recent = row["rotated_at"] is not None and row["rotated_at"] > datetime.now(UTC) - timedelta(hours=24)
+            if once and row["idempotency_hash"] == once and recent:
+                if row["body_hash"] != hash_of(body):
+                    raise Conflict("this Idempotency-Key was used with another body")
+                return _api_key(row), text
+            if row["root"]:
+                raise Conflict("the root key is set by REPRISE_ROOT_KEY, or by the file root-key", key_id=key_id)
+            if (status := _api_key(row).status) != "active":
+                raise Conflict(f"the API key is {status}: only an active one can be rotated", key_id=key_id)
+            row = await connection.fetchrow(
+                """UPDATE api_keys SET hash = $2, prefix = $3, previous_hash = hash, rotated_at = now(),
+                previous_until = now() + make_interval(secs => $4), idempotency_hash = $5, body_hash = $6
+                WHERE id = $1 RETURNING *""",
+                key_id,
+                hash_of(text),
+                text[:SHOWN],
+                overlap_s,
+                once,
+                hash_of(body) if once else None,
+            )
+        self._keys.clear()
+        return _api_key(row), text
 
     async def _insert_key(
         self,
@@ -329,12 +380,12 @@ class Accounts:
             entry = self._keys.get(what)
             if entry is not None and time.monotonic() - self._heard < GRACE_S:
                 return entry
-            column = "k.hash" if isinstance(what, bytes) else "k.id"
-            row = await self._db.fetchrow(f"{_CALLER} {column} = $1 AND k.revoked_at IS NULL", what, timeout=LOOKUP_S)
+            which = _BY_HASH if isinstance(what, bytes) else "k.id = $1"
+            row = await self._db.fetchrow(f"{_CALLER} {which} AND k.revoked_at IS NULL", what, timeout=LOOKUP_S)
             if row is None:
                 return self._keys.miss(what)
             self._hear(row["version"])
-            return self._keys.hit(what, _caller(row), row["version"])
+            return self._keys.hit(what, _caller(row, what), row["version"])
 
     def _hear(self, version: int) -> None:
         self._heard = time.monotonic()
@@ -386,8 +437,34 @@ def _api_key(row: dict[str, Any]) -> ApiKey:
     return msgspec.convert({name: row[name] for name in ApiKey.__struct_fields__}, ApiKey)
 
 
-def _caller(row: dict[str, Any]) -> Caller:
+async def _changeable(connection: Any, account: str, key_id: str, by: Caller | None) -> Any:
+    """The row of a key that ``by`` may see, the account's keys locked. Raises NotFound."""
+    await connection.execute("SELECT FROM accounts WHERE id = $1 FOR NO KEY UPDATE", account)
+    row = await connection.fetchrow(
+        "SELECT * FROM api_keys WHERE account = $1 AND id = $2 AND ($3::text IS NULL OR user_id = $3) FOR UPDATE",
+        account,
+        key_id,
+        by.user_id if by else None,
+    )
+    if row is None:
+        raise NotFound("api_key", "there is no such API key", key_id=key_id)
+    return row
+
+
+async def _is_last_admin(connection: Any, account: str, key_id: str) -> bool:
+    return bool(
+        await connection.fetchval(
+            """SELECT bool_or(id = $2) AND count(*) = 1 FROM api_keys WHERE account = $1 AND 'admin' = ANY(scopes)
+            AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())""",
+            account,
+            key_id,
+        )
+    )
+
+
+def _caller(row: dict[str, Any], what: bytes | str) -> Caller:
+    """Who holds the key. By the text it had before it was rotated only until the overlap ends."""
     fields = {name: row[name] for name in ("account", "scopes", "user_id", "root", "max_running", "max_queued")}
-    expires = row["expires_at"]
-    at = expires.timestamp() if isinstance(expires, datetime) else float("inf")
+    ends = [row["expires_at"], row["previous_until"] if what == row["previous_hash"] else None]
+    at = min((end.timestamp() for end in ends if isinstance(end, datetime)), default=float("inf"))
     return msgspec.convert({"key_id": row["id"], "expires_at": at, **fields}, Caller)

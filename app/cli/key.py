@@ -1,4 +1,4 @@
-"""`reprise key create|list|revoke`."""
+"""`reprise key create|list|rotate|revoke`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ account_option = click.option("--account", default=DEFAULT_ACCOUNT, show_default
 
 @click.group(epilog="Example: reprise key create --account acme --name backend")
 def command() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate and revoke API keys."""
 
 
 @command.command(epilog="Example: reprise key create --account acme --scope messages:write --scope messages:read")
@@ -79,6 +79,32 @@ def list_(account: str, data_dir: str | None) -> None:
     keys = anyio.run(_with_accounts, load({"data_dir": data_dir}), partial(_all_keys, account))
     columns = ("id", "name", "starts with", "status", "user", "scopes", "created", "expires", "last used")
     print_table(columns, map(_row, keys))
+
+
+@command.command(epilog="Example: reprise key rotate --account acme key_01k0zq3v8m5x2c7d9f1g4h6j8k --overlap-hours 2")
+@click.argument("key_id")
+@account_option
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 720),
+    default=24.0,
+    show_default=True,
+    help="How long the key as it was goes on being good.",
+)
+@options.data_dir
+def rotate(key_id: str, account: str, overlap_hours: float, data_dir: str | None) -> None:
+    """Give a key a new text under the same id. Prints it, and it is never shown again."""
+
+    async def act(accounts: Accounts) -> tuple[ApiKey, str]:
+        owner = await accounts.account_named(account)
+        return await accounts.rotate_key(owner.id, key_id, overlap_s=round(overlap_hours * 3_600))
+
+    key, text = anyio.run(_with_accounts, load({"data_dir": data_dir}), act)
+    until = _day(key.previous_until)
+    click.echo(
+        f"Key {key.id} as it was is good until {until} UTC; keep the new one now, it is not shown again:", err=True
+    )
+    click.echo(text)
 
 
 @command.command(epilog="Example: reprise key revoke --account acme key_01k0zq3v8m5x2c7d9f1g4h6j8k")

@@ -100,10 +100,12 @@ class ShownKey(msgspec.Struct, kw_only=True):
     expires_at: str | None
     revoked_at: str | None
     last_used: str | None
+    rotated_at: str | None
+    previous_expires_at: Annotated[str | None, Meta(description="until when the key before the last rotation is good")]
 
 
 class CreatedKey(ShownKey, kw_only=True):
-    """The one answer that holds the key."""
+    """The answer of a creation or rotation: the one that holds the key."""
 
     key: str
 

@@ -1,4 +1,4 @@
-"""Routes of API keys: create, list, revoke. PROTOCOL.md, API keys."""
+"""Routes of API keys: create, list, rotate, revoke. PROTOCOL.md, API keys."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ PATH = "/v1/api-keys"
 STATUSES = ("active", "expired", "revoked")
 MAX_IDEMPOTENCY_KEY = 255
 LONGEST_S = 100 * 366 * 86_400
+LONGEST_OVERLAP_S = 30 * 86_400
 
 OPTIONS: dict[str, Any] = {"scope": "keys:write"}
 ONCE = {"Idempotency-Key": "the same key and body give the first answer again, for a day"}
@@ -46,6 +47,12 @@ class NewKey(msgspec.Struct, kw_only=True):
     expires_in: Annotated[int, Meta(ge=1, le=LONGEST_S)] | str | None = None
 
 
+class Rotate(msgspec.Struct, kw_only=True):
+    """The body of a rotation: for how long the key as it was goes on being good."""
+
+    overlap_seconds: Annotated[int, Meta(ge=0, le=LONGEST_OVERLAP_S)] = 86_400
+
+
 def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandler]:
     """The Litestar handlers."""
 
@@ -61,9 +68,7 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         caller = caller_of(request.scope)
         raw = await read_json(request.scope, request.receive, max_body_bytes)
         body, unknown = decode(raw, NewKey, _problems, name="-", scopes=[])
-        once = request.headers.get("idempotency-key")
-        if once is not None and not 0 < len(once) <= MAX_IDEMPOTENCY_KEY:
-            raise BadRequest(f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} characters")
+        once = _once(request)
         _check_granted(body, caller)
         made, text = await accounts.create_key(
             caller.account,
@@ -95,6 +100,28 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         )
         return json_reply(envelope([shown(key) for key in keys], pagination=pagination(page, size, total)))
 
+    @post(
+        f"{PATH}/{{key_id:str}}/rotate",
+        opt=OPTIONS | {"body": Rotate, "optional": True, "example": {}, "headers": ONCE, "answer": Success[CreatedKey]},
+        status_code=200,
+        operation_id="rotateApiKey",
+        tags=["API keys"],
+    )
+    async def rotate(request: AnyRequest, key_id: FromPath[str]) -> Response[bytes]:
+        """Give an API key a new text under the same id. The old text is good until the overlap ends."""
+        caller = caller_of(request.scope)
+        raw = await read_json(request.scope, request.receive, max_body_bytes)
+        body, unknown = decode(raw, Rotate) if raw.strip() else (Rotate(), [])
+        made, text = await accounts.rotate_key(
+            caller.account,
+            key_id,
+            overlap_s=body.overlap_seconds,
+            by=caller,
+            idempotency_key=_once(request),
+            body=raw,
+        )
+        return json_reply(envelope(shown(made) | {"key": text}), headers=warning(unknown))
+
     @delete(
         f"{PATH}/{{key_id:str}}",
         opt=OPTIONS | {"answer": Success[ShownKey]},
@@ -107,7 +134,14 @@ def key_handlers(accounts: Accounts, max_body_bytes: int) -> list[HTTPRouteHandl
         caller = caller_of(request.scope)
         return json_reply(envelope(shown(await accounts.revoke_key(caller.account, key_id, by=caller))))
 
-    return [create, list_, revoke]
+    return [create, list_, rotate, revoke]
+
+
+def _once(request: AnyRequest) -> str | None:
+    once = request.headers.get("idempotency-key")
+    if once is not None and not 0 < len(once) <= MAX_IDEMPOTENCY_KEY:
+        raise BadRequest(f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} characters")
+    return once
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
@@ -123,6 +157,8 @@ def shown(key: ApiKey) -> dict[str, Any]:
         "expires_at": iso(key.expires_at) if key.expires_at else None,
         "revoked_at": iso(key.revoked_at) if key.revoked_at else None,
         "last_used": iso(key.last_used_at) if key.last_used_at else None,
+        "rotated_at": iso(key.rotated_at) if key.rotated_at else None,
+        "previous_expires_at": iso(key.previous_until) if key.previous_until else None,
     }
 
 
