@@ -1,4 +1,4 @@
-"""Webhooks without HTTP routes: made in the database, told of by the background process's parts, sent to real receivers."""
+"""Webhooks without HTTP routes: made in the database, told by the parts of a background process, really sent."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class Hooks:
         """Sends what is due, so many times; what became of each attempt."""
         outcomes: list[str] = []
         for _ in range(rounds):
-            for claimed in await claim(self.database, 100, 5.0):
-                outcomes.append(await self.sender.send(claimed))
+            outcomes += [await self.sender.send(claimed) for claimed in await claim(self.database, 100, 5.0)]
         return outcomes
 
     async def of(self, hook: Webhook) -> list[Delivery]:
@@ -81,10 +80,10 @@ class Hooks:
 
 @asynccontextmanager
 async def hooks_on(
-    database: Database, lifecycle: Lifecycle, timing: Timing = QUICK, *, private: bool = True
+    database: Database, lifecycle: Lifecycle, timing: Timing = QUICK, *, private: bool = True, **net: Any
 ) -> AsyncIterator[Hooks]:
     """The parts of a background process that webhooks need. ``private``: receivers may be on this machine."""
-    async with open_outbound(allow_private=private) as outbound:
+    async with open_outbound(allow_private=private, **net) as outbound:
         made = Hooks(database, lifecycle, Sender(database, outbound, Metrics(), timing))
         await made.groups.add(GROUP)
         yield made

@@ -94,6 +94,8 @@ async def claim(database: Database, most: int, lease_s: float) -> list[Claimed]:
 async def settle(database: Database, claimed: Claimed, result: Result, pause_s: float | None) -> Outcome:
     """Notes an attempt. ``pause_s``: until the next one should it have failed, None when it was the last."""
     delivered = result.delivered
+    if result.status == NOT_ANY_MORE:
+        pause_s = None
     async with database.transaction() as connection:
         row = await connection.fetchrow(
             """UPDATE deliveries d SET claim = NULL,
