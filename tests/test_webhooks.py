@@ -24,7 +24,7 @@ from app.webhooks.queue import EACH, Result, claim, settle
 from app.webhooks.store import Webhook
 from app.workers.deliver import KEPT_CHARACTERS, LONGEST_WAIT_S, Timing
 from app.workers.notify import GROUP
-from tests.memory_rig import keep, new_owner
+from tests.memory_rig import keep, new_owner, until_one_waits
 from tests.rig import claim as claim_message
 from tests.rig import lifecycle_on, new_message, until
 from tests.site_rig import Asked, Reply, Site, for_ever, site
@@ -450,6 +450,43 @@ async def test_what_a_dead_sender_held_is_sent_by_another_under_the_same_id(
         [delivery] = await hooks.of(hook)
         assert (delivery.status, [attempt.number for attempt in await hooks.attempts(hook)]) == ("delivered", [2])
         assert receiver.asked[0].headers["webhook-id"] == held.event_id
+
+
+async def test_a_sender_that_is_stopped_lets_go_of_what_it_was_sending(
+    hooks: Hooks, owner: Owner, database: Database
+) -> None:
+    async def hang(_: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(2)
+
+    async with _mute(hang) as url:
+        hook, _ = await hooks.hook(owner, url)
+        await remember(hooks, owner, "I live in Lyon.")
+        async with anyio.create_task_group() as group:
+            group.start_soon(hooks.sender.run)
+            await until(lambda: hooks.sender.under_way == 1)
+            group.cancel_scope.cancel()
+        [again] = await claim(database, 10, 5.0)
+        assert (again.tries, await hooks.attempts(hook)) == (2, [])
+
+
+async def test_deleting_a_webhook_while_its_deliveries_settle_fails_for_nobody(
+    hooks: Hooks, owner: Owner, database: Database
+) -> None:
+    async with one(hooks, owner, always(200)) as (_, hook, _):
+        await remember(hooks, owner, "I live in Lyon.")
+        [held] = await claim(database, 10, 5.0)
+        result = Result(at=datetime.now(UTC), ms=1, status=200)
+        outcomes: list[str] = []
+
+        async def end_it() -> None:
+            outcomes.append(await settle(database, held, result, 1.0))
+
+        async with anyio.create_task_group() as group, database.transaction() as connection:
+            await connection.execute("SELECT FROM webhooks WHERE id = $1 FOR UPDATE", hook.id)
+            group.start_soon(end_it)
+            await until_one_waits(database)
+            await connection.execute("DELETE FROM webhooks WHERE id = $1", hook.id)
+        assert outcomes == ["lost"]
 
 
 async def test_two_senders_never_hold_the_same_delivery(hooks: Hooks, owner: Owner, database: Database) -> None:

@@ -7,6 +7,7 @@ Choices:
 2. A webhook has a few deliveries under way at a time, one that fails a single one: however slow a receiver is, and
    however much waits for it, the others' turn comes. Of those the one that waits longest comes first.
 3. Whether a webhook is given up (`GIVE_UP_S` of nothing but failures) is decided with the failure that shows it.
+4. Whoever needs a webhook's row and its deliveries' locks the webhook's first, as deleting it does.
 """
 
 from __future__ import annotations
@@ -97,20 +98,18 @@ async def settle(database: Database, claimed: Claimed, result: Result, pause_s: 
     if result.status == NOT_ANY_MORE:
         pause_s = None
     async with database.transaction() as connection:
-        row = await connection.fetchrow(
-            """UPDATE deliveries d SET claim = NULL,
-                status = CASE WHEN $3 THEN 'delivered' WHEN $4::float8 IS NULL OR h.status <> 'active' THEN 'dead'
-                    ELSE 'pending' END,
-                next_at = now() + make_interval(secs => coalesce($4, 0)),
-                ended_at = CASE WHEN $3 OR $4 IS NULL OR h.status <> 'active' THEN now() END
-            FROM webhooks h WHERE d.id = $1 AND d.claim = $2 AND d.status = 'pending' AND h.id = d.webhook
-            RETURNING d.status""",
+        hook = await connection.fetchval("SELECT status FROM webhooks WHERE id = $1 FOR NO KEY UPDATE", claimed.webhook)
+        outcome: Outcome = "delivered" if delivered else "dead" if pause_s is None or hook != "active" else "failed"
+        settled = await connection.execute(
+            """UPDATE deliveries SET claim = NULL, status = $3, next_at = now() + make_interval(secs => $4),
+            ended_at = CASE WHEN $3 <> 'pending' THEN now() END
+            WHERE id = $1 AND claim = $2 AND status = 'pending'""",
             claimed.id,
             claimed.token,
-            delivered,
-            pause_s,
+            "pending" if outcome == "failed" else outcome,
+            pause_s or 0.0,
         )
-        if row is None:
+        if settled == "UPDATE 0":
             return "lost"
         await connection.execute(
             """INSERT INTO delivery_attempts (delivery, number, at, ms, status, error, response)
@@ -124,9 +123,14 @@ async def settle(database: Database, claimed: Claimed, result: Result, pause_s: 
             result.response,
         )
         await _judge(connection, claimed.webhook, result)
-    if row["status"] == "pending":
-        return "failed"
-    return "delivered" if delivered else "dead"
+    return outcome
+
+
+async def let_go(database: Database, claimed: Claimed) -> None:
+    """The attempt was broken off: another may make it at once."""
+    await database.execute(
+        "UPDATE deliveries SET claim = NULL, next_at = now() WHERE id = $1 AND claim = $2", claimed.id, claimed.token
+    )
 
 
 async def drop(database: Database, claimed: Claimed) -> None:

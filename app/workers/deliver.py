@@ -27,11 +27,12 @@ from app.errors import OutboundFailed, RepriseError, Unavailable
 from app.llm.failures import retry_after
 from app.outbound import Outbound
 from app.telemetry import Metrics
-from app.webhooks.queue import Claimed, Outcome, Result, claim, drop, settle
+from app.webhooks.queue import Claimed, Outcome, Result, claim, drop, let_go, settle
 from app.workers.upkeep import Signal
 
 POLL_S = 1.0
 RETRY_S = 1.0
+LET_GO_S = 1.0
 AT_ONCE = 64
 """Attempts of one process under way at a time."""
 ANSWER_BYTES = 65_536
@@ -61,7 +62,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sender:
-    """Sends what is due. ``arrived`` is set when something may be."""
+    """Sends what is due. ``arrived`` is set when something may be; ``under_way``: attempts at this moment."""
 
     def __init__(self, database: Database, outbound: Outbound, metrics: Metrics, timing: Timing | None = None) -> None:
         self.arrived = Signal()
@@ -69,19 +70,19 @@ class Sender:
         self._outbound = outbound
         self._metrics = metrics
         self._timing = timing or Timing()
-        self._under_way = 0
+        self.under_way = 0
 
     async def run(self) -> None:
         """For ever."""
         async with anyio.create_task_group() as group:
             while True:
-                free = AT_ONCE - self._under_way
+                free = AT_ONCE - self.under_way
                 try:
                     claimed = await claim(self._database, free, self._timing.lease_s) if free else []
                 except Unavailable:
                     await anyio.sleep(RETRY_S)
                     continue
-                self._under_way += len(claimed)
+                self.under_way += len(claimed)
                 for one in claimed:
                     group.start_soon(self._one, one)
                 if not claimed:
@@ -92,10 +93,14 @@ class Sender:
             await self.send(claimed)
         except Unavailable:
             pass  # due again when the lease is over
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(LET_GO_S, shield=True), suppress(Unavailable):
+                await let_go(self._database, claimed)
+            raise
         except Exception:
             log.exception("webhook.broken", delivery=claimed.id)  # the outer edge: others go on
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
             self.arrived.set()
 
     async def send(self, claimed: Claimed) -> Outcome:
@@ -139,7 +144,7 @@ class Sender:
                     async for piece in response:
                         answer += piece
         except OutboundFailed as failure:
-            error = failure.message
+            error = readable(failure.message.encode("utf-8", "replace"))
         except RepriseError as failure:
             error = failure.code
         ms = round((time.monotonic() - began) * 1000)
