@@ -9,13 +9,15 @@ meet only in those two:
 - **generate** (`work`, `workers/generate`): asks models (`llm/`) and writes every event of their answers.
 - **background** (`work`, `workers/loop`): consumes the feed of finished messages and remembers them
   (`workers/remember`), stores what is brought from elsewhere (`workers/ingest`, `workers/integrate`), has a model read
-  conversations (`workers/extraction`), embeds and purges.
+  conversations (`workers/extraction`), embeds and purges; tells feeds and webhooks (`workers/notify`,
+  `workers/deliver`).
 
 What is stored
 --------------
 Redis: messages, their logs, queues and feeds; every key in `redis_keys`, every step that changes one in `lua/`.
-PostgreSQL: accounts, keys and secrets, all that is remembered (`memory/`), what waits to be (`history/uploads`), and
-integrations with their events (`integrations/store`); every table in `migrations/`.
+PostgreSQL: accounts, keys and secrets, all that is remembered (`memory/`), what waits to be (`history/uploads`),
+integrations with their events (`integrations/store`), what is to be told (`outbox`), and webhooks with their deliveries
+(`webhooks/`); every table in `migrations/`.
 
 The path of one message
 -----------------------
@@ -45,4 +47,10 @@ social accounts and records of any API are integrations: received by `web/integr
 kept with all that becomes of them in `integrations/store`, taken through the steps of their type (`integrations/kinds`)
 by `workers/integrate`, watched through `integrations/watch` and `web/integration_events`. Addresses that strangers name
 are asked through `outbound` alone.
+
+Who is told
+-----------
+Whatever PostgreSQL makes true writes what is to be told of it into the `outbox`, with the same commit. `workers/notify`
+takes that, and the ends of messages as a second consumer group, tells the account's feed and makes deliveries for its
+webhooks; `workers/deliver` signs and sends them until they are taken.
 """

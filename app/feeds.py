@@ -1,7 +1,8 @@
 """An account's feed: what happens to its messages and memories, kept for a day, followed live by any number of readers.
 
-Events are written by the Lua scripts that make them true (``queue_*.lua``, ``feed_post.lua``); this module reads them:
-one `Feed` per account and process while somebody follows it, over the process's tail readers.
+Events of messages are written by the Lua scripts that make them true (``queue_*.lua``), those of what PostgreSQL holds
+by `workers.notify` from the outbox (``feed_post.lua``). This module reads them: one `Feed` per account and process
+while somebody follows it, over the process's tail readers.
 
 A cursor is opaque to clients. It is an entry's id, or ``n`` and an id: "nothing seen before this moment", given to a
 reader that begins with an empty feed. An entry's id is covered while the entry is kept; an ``n`` cursor for a day.
@@ -33,8 +34,35 @@ Id = tuple[int, int]
 _CURSOR = re.compile(r"(n?)(\d{1,19})-(\d{1,19})\Z", re.ASCII)
 
 
-KINDS = ("message.created", "message.processing", "message.completed", "message.cancelled", "message.error")
+TOLD_TO_WEBHOOKS = (
+    "message.completed",
+    "message.cancelled",
+    "message.error",
+    "memory.created",
+    "memory.updated",
+    "memory.deleted",
+    "conversation.indexed",
+    "conversation.rejected",
+    "conversation.failed",
+    "integration.completed",
+    "integration.failed",
+    "profile.updated",
+)
+"""The kinds of events that webhooks can have."""
+KINDS = ("message.created", "message.processing", *TOLD_TO_WEBHOOKS)
 """Every kind of event there is."""
+_SCOPES = {
+    "message": "messages:read",
+    "memory": "memories:read",
+    "conversation": "history:read",
+    "integration": "integrations:read",
+    "profile": "profile:read",
+}
+
+
+def scope_of(kind: str) -> str:
+    """The scope that lets a key have events of this kind: the one it needs to read what they tell of."""
+    return _SCOPES[kind.partition(".")[0]]
 
 
 class FeedEvent(msgspec.Struct, frozen=True, gc=False):

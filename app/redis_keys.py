@@ -46,6 +46,7 @@ account partition       type    written by          holds, and for how long
 ``ended:A``             zset    chat/queue          messages whose end the account was told of; a minute
 ``feed:A``              stream  feeds               the account's events; 24 h
 ``rate:C``              string  limits              requests of a class, user and window; the window
+``told:A``              zset    workers/notify      ids of events that were posted there by id; 24 h
 ======================  ======  ==================  =====================================================
 
 Global: ``meta`` (hash: partitions, version). Pub/sub channels: ``wake`` (a message can be claimed), ``ctl:W`` (a

@@ -88,6 +88,10 @@ from app.web.shell import Shell
 from app.web.sockets import socket_handlers
 from app.web.sse import Streams
 from app.web.stream_tokens import token_handlers
+from app.web.webhooks import WebhookRoutes
+from app.webhooks import deliveries
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.store import Webhooks
 
 BACKLOG = 4_096
 MOST_AT_ONCE = 200_000
@@ -162,6 +166,13 @@ def create_app(resources: Resources, metrics: Metrics, embedder: Embedder | None
             *token_handlers(accounts, Finder(lifecycle, remembered), resources.database, settings.max_body_bytes),
             *_memory_handlers(resources, memories, embedder, model, metrics),
             *key_handlers(accounts, settings.max_body_bytes),
+            *WebhookRoutes(
+                Webhooks(resources.database),
+                Deliveries(resources.database),
+                partial(resources.hint, deliveries.CHANNEL),
+                settings.max_body_bytes,
+                allow_private=settings.allow_private_addresses,
+            ).handlers(),
             *page_handlers(models.target("default").path == "demo"),
             *health_handlers(probes, metrics),
             *docs_handlers(),

@@ -145,6 +145,12 @@ class Metrics:
         self.dead_lettered = Counter(
             "reprise_dead_lettered_total", "Feed entries that became dead letters.", ["group"], registry=registry
         )
+        self.webhook_attempts = Counter(
+            "reprise_webhook_attempts_total",
+            "Attempts to deliver an event to a webhook, by outcome (delivered, failed, dead, lost).",
+            ["outcome"],
+            registry=registry,
+        )
         self.engine_errors = Counter(
             "reprise_engine_errors_total",
             "Steps that failed because an engine did not serve, by engine (redis, postgresql).",
@@ -200,6 +206,10 @@ class Metrics:
     def took_over(self, messages: int) -> None:
         """Messages were taken from dead workers."""
         self.reclaimed.inc(messages)
+
+    def webhook_attempted(self, outcome: str) -> None:
+        """This process tried to deliver an event to a webhook."""
+        self.webhook_attempts.labels(outcome).inc()
 
     def unavailable(self, error: Unavailable) -> None:
         """An engine did not serve."""

@@ -44,20 +44,23 @@ from app.pulse import pulse
 from app.resources import Resources, open_resources
 from app.settings import Settings
 from app.telemetry import Metrics, configure_logging, open_metrics
-from app.workers import remember, upkeep
+from app.webhooks import deliveries
+from app.workers import notify, remember, upkeep
+from app.workers.deliver import Sender
 from app.workers.extraction import Extraction
 from app.workers.generate import GenerateWorker
 from app.workers.ingest import Ingest
 from app.workers.integrate import Integrate
 from app.workers.integrate import Kind as IntegrationKind
 from app.workers.loop import GroupConsumer, Handler
+from app.workers.notify import Notifier, Relay
 from app.workers.recalling import Recaller
 from app.workers.remember import Bridge
 from app.workers.upkeep import Signal
 
 Kind = Literal["generate", "background"]
 
-GROUPS = (remember.GROUP,)
+GROUPS = (remember.GROUP, notify.GROUP)
 """The consumer groups of finished messages. Generate processes add them too: no message finishes before a group that
 is to have it is known."""
 
@@ -131,8 +134,13 @@ async def _background(
     stack: AsyncExitStack, resources: Resources, lifecycle: Lifecycle, metrics: Metrics, until_idle: bool
 ) -> None:
     groups = Groups(lifecycle.scripts, lifecycle.keys)
+    allow_private = resources.settings.allow_private_addresses
+    outbound = await stack.enter_async_context(open_outbound(allow_private=allow_private))
     memory = await _memory(stack, resources, lifecycle)
-    handlers: dict[str, Handler] = {remember.GROUP: memory.bridge}
+    sender = Sender(resources.database, outbound, metrics)
+    relay = Relay(lifecycle, resources.database, sender.arrived.set)
+    notifier = Notifier(lifecycle, resources.database, sender.arrived.set)
+    handlers: dict[str, Handler] = {remember.GROUP: memory.bridge, notify.GROUP: notifier}
     consumers = [GroupConsumer(groups, lifecycle.keys, name, handlers[name], metrics) for name in GROUPS]
     heart = Heart(lifecycle, "background", tuple, lambda _: None)
     stopped = anyio.Event()
@@ -150,6 +158,7 @@ async def _background(
         lifecycle.keys.channel("done"): wake,
         lifecycle.keys.channel(uploads.CHANNEL): lambda _: memory.ingest.arrived.set(),
         lifecycle.keys.channel(integrations.CHANNEL): memory.integrate.hinted,
+        lifecycle.keys.channel(deliveries.CHANNEL): lambda _: sender.arrived.set(),
     }
     async with anyio.create_task_group() as tg:
         await heart.beat()
@@ -158,7 +167,7 @@ async def _background(
         tg.start_soon(listen, resources.blocking_redis(), lambda: hints)
         tg.start_soon(Sweeper(lifecycle, metrics.took_over).run)
         tg.start_soon(pulse, lambda: heart.name)
-        for run in memory.beside:
+        for run in (*memory.beside, relay.run, sender.run):
             tg.start_soon(run)
         log.info("worker.started", kind="background", worker=heart.name)
         async with anyio.create_task_group() as work:

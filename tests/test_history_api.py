@@ -15,7 +15,8 @@ import pytest
 from app.database import Database, open_pool
 from app.history import tokens, uploads
 from app.memory.embedding import open_embedder
-from app.memory.index import embed_missing, settle_all
+from app.memory.index import embed_missing
+from app.memory.settling import settle_all
 from app.web import history_bodies as bodies
 from app.workers.ingest import Ingest
 from app.workers.upkeep import Signal

@@ -78,3 +78,14 @@ async def test_what_comes_in_the_background_is_watched_to_its_end(live: System) 
     events = [line for line in said.splitlines() if line.startswith("event: ")]
     assert events[0] == "event: progress"
     assert events[-1] == "event: completed"
+
+
+async def test_be_told(live: System) -> None:
+    key = await live.key_of("readme-webhooks")
+    commands = block("Be told").replace("curl -s", "echo; curl -s").replace("$(echo; ", "$(")
+    said = await printed(live, commands, KEY=key, PATH=SHELL)
+    whole, dead, rotated, deleted = [json.loads(line)["data"] for line in said.splitlines() if line]
+    assert (whole["event"], whole["status"], whole["log"]) == ("webhook.test", "pending", [])
+    assert dead == []
+    assert rotated["secret"].startswith("whsec_")
+    assert deleted == {"id": rotated["id"], "deleted": True}

@@ -21,6 +21,7 @@ from app.database import Database
 from app.history.snapshot import Head, Snapshot, at
 from app.memory.conversations import conversation_id, ensure_owner
 from app.memory.records import clean, lock
+from app.memory.settling import give_up
 from app.memory.types import Owner
 
 CHANNEL = "uploads"
@@ -226,10 +227,4 @@ async def end(database: Database, upload: Upload, status: str, reason: str) -> N
     async with database.transaction() as connection:
         await lock(connection, upload.owner)
         if await drop(connection, upload):
-            await connection.execute(
-                "UPDATE conversations SET status = $3, reason = $4 WHERE owner = $1 AND id = $2",
-                upload.owner.id,
-                upload.conversation,
-                status,
-                clean(reason),
-            )
+            await give_up(connection, upload.owner, upload.conversation, status, clean(reason))

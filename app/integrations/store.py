@@ -2,8 +2,8 @@
 
 Choices:
 
-1. Whatever changes an integration's state tells its watchers in the same transaction (`tell`): the events are the truth
-   about it, whoever died in between.
+1. Whatever changes an integration's state tells its watchers, and of its end the account, in the same transaction
+   (`tell`): the events are the truth about it, whoever died in between.
 2. A row is ``receiving`` until all that was sent is there: no worker takes it, nobody sees it, and one whose sender
    went away is removed (`purge`).
 3. Cancelling and finishing lock the row: the first one wins, and the other finds it ended.
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import asyncpg
 import msgspec
 
-from app import ids
+from app import ids, outbox
 from app.database import Database
 from app.errors import Conflict, NotFound
 from app.integrations.integration import (
@@ -85,6 +85,9 @@ async def tell(
         kind,
         to_json(data),
     )
+    if kind in ("completed", "failed"):
+        told = msgspec.to_builtins(body) | {"user_id": integration.user}
+        await outbox.tell(connection, integration.account, integration.user, f"integration.{kind}", told)
     return integration
 
 

@@ -215,7 +215,7 @@ async def _merge(
             categories,
             importance,
         )
-        await write_event(connection, "updated", twin, to_memory(row))
+        await write_event(connection, owner, "updated", twin, to_memory(row))
     if ends:
         await _close(connection, owner, replaced[0], twin)
     return grows or ends
@@ -260,7 +260,7 @@ async def _insert(
         told(draft.text),
     )
     memory = to_memory(row)
-    await write_event(connection, "created", None, memory)
+    await write_event(connection, owner, "created", None, memory)
     if older:
         await _close(connection, owner, older[-1], memory)
     return memory
@@ -277,7 +277,7 @@ async def _close(connection: asyncpg.Connection, owner: Owner, older: Memory, ne
         ended,
         newer.id,
     )
-    await write_event(connection, "superseded", older, to_memory(row))
+    await write_event(connection, owner, "superseded", older, to_memory(row))
 
 
 def distinct(owner: Owner, drafts: list[Draft], source_key: str) -> dict[str, Draft]:

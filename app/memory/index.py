@@ -21,6 +21,7 @@ import structlog
 
 from app.database import Database
 from app.errors import Unavailable
+from app.memory import settling
 from app.memory.embedding import Embedder, Vector, open_embedder
 from app.memory.types import Memory, Owner, StoredTurn, Turn
 from app.memory.words import pieces, terms
@@ -236,34 +237,8 @@ async def embed_missing(database: Database, embedder: Embedder, most: int = 256,
         [as_text(vector) for vector in vectors],
         embedder.name,
     )
-    await database.execute(
-        f"""{_WHOLE} AND c.id IN (
-            SELECT t.conversation FROM turns t JOIN units u ON u.turn = t.id WHERE u.id = ANY($1))""",  # noqa: S608
-        [row["id"] for row in rows],
-    )
+    await settling.settle_units(database, [row["id"] for row in rows])
     return len(rows)
-
-
-async def settle(connection: asyncpg.Connection, owner: Owner, conversation: str, *, embeds: bool) -> None:
-    """Notes whether a conversation that was just stored waits for vectors or is indexed. ``embeds``: some will come."""
-    await connection.execute(
-        """UPDATE conversations c SET reason = NULL, status = CASE WHEN $3 AND EXISTS (
-            SELECT FROM turns t JOIN units u ON u.turn = t.id
-            WHERE t.owner = $1 AND t.conversation = c.id AND u.embedding IS NULL) THEN 'processing' ELSE 'indexed' END
-        WHERE c.owner = $1 AND c.id = $2""",
-        owner.id,
-        conversation,
-        embeds,
-    )
-
-
-async def settle_all(database: Database) -> None:
-    """Notes which conversations have all their vectors: those too whose last ones came from two processes at once."""
-    await database.execute(_WHOLE)
-
-
-_WHOLE = """UPDATE conversations c SET status = 'indexed' WHERE c.status = 'processing' AND NOT EXISTS (
-    SELECT FROM turns t JOIN units u ON u.turn = t.id WHERE t.conversation = c.id AND u.embedding IS NULL)"""
 
 
 async def vectors_for(embedder: Embedder | None, texts: Iterable[str]) -> dict[str, Vector]:

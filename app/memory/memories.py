@@ -191,7 +191,7 @@ class Memories:
                 return old
             check(metadata=new.metadata)
             new = await self._save(connection, owner, new)
-            await write_event(connection, "updated", old, new)
+            await write_event(connection, owner, "updated", old, new)
             if new.text != old.text:
                 await index_memories(connection, owner, [new], vectors)
             await touch(connection, owner)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
+from app import outbox
 from app.database import Database
 from app.errors import NotFound, ValidationFailed
 from app.llm.types import Model
@@ -29,11 +30,10 @@ from app.memory import bio, bio_writer, insights
 from app.memory import profile_data as data
 from app.memory.bio import FORMATS, STYLES, Format, Style
 from app.memory.memories import Memories
-from app.memory.types import CATEGORIES, Memory, Owner, Privacy
+from app.memory.types import CATEGORIES, Owner, Privacy
 
 MEMORIES_NEEDED = 5
 CATEGORIES_NEEDED = 2
-SHOWN_PER_CATEGORY = 5
 MAX_AGE = timedelta(hours=24)
 RETRY = timedelta(minutes=10)
 KEPT_BIOS = 32
@@ -74,18 +74,12 @@ class Bios(msgspec.Struct, kw_only=True):
     made: dict[str, Kept] = {}
 
 
-class CategoryView(msgspec.Struct, kw_only=True):
-    category: str
-    count: int
-    memories: list[dict[str, Any]]
-
-
 class Profile(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The sections that were asked for; the others are None. ``bio`` is None too where there is too little for one."""
 
     user_id: str
     bio: Bio | None = None
-    categories: list[CategoryView] | None = None
+    categories: list[data.CategoryView] | None = None
     traits: list[insights.Trait] | None = None
     insights: list[insights.Insight] | None = None
     stats: data.Stats | None = None
@@ -135,7 +129,7 @@ class Profiles:
                 found.bio = None
         if "categories" in include:
             counts = await data.counts(self._db, owner, excluded)
-            found.categories = [_view(name, counts[name], shown) for name in counts if category in (None, name)]
+            found.categories = [data.view(name, counts[name], shown) for name in counts if category in (None, name)]
         if "traits" in include:
             found.traits = insights.traits(shown, excluded)
         if "insights" in include:
@@ -202,7 +196,7 @@ class Profiles:
             categories=[],
             generated_at=datetime.now(UTC),
         )
-        await self._change_bios(owner, lambda bios: msgspec.structs.replace(bios, edited=edited))
+        await self._change_bios(owner, lambda bios: msgspec.structs.replace(bios, edited=edited), told="bio")
         return edited
 
     async def regenerate_bio(
@@ -216,7 +210,7 @@ class Profiles:
         form, tone = _checked(format, style)
         excluded = (await self._state(owner)).privacy.excluded()
         made = await self._make(owner, excluded, form, tone, self._model)
-        await self._change_bios(owner, lambda _: Bios(made={_key(form, tone, excluded): made}))
+        await self._change_bios(owner, lambda _: Bios(made={_key(form, tone, excluded): made}), told="bio")
         return made.bio
 
     async def privacy(self, owner: Owner) -> Privacy:
@@ -250,6 +244,7 @@ class Profiles:
             await connection.execute(
                 "UPDATE owners SET privacy = $2, bio = $3 WHERE id = $1", owner.id, _json(settings), _json(bios)
             )
+            await _tell(connection, owner, "privacy")
         return settings
 
     async def _make(
@@ -322,7 +317,10 @@ class Profiles:
 
         await self._change_bios(owner, add)
 
-    async def _change_bios(self, owner: Owner, change: Callable[[Bios], Bios]) -> None:
+    async def _change_bios(
+        self, owner: Owner, change: Callable[[Bios], Bios], *, told: Literal["", "bio"] = ""
+    ) -> None:
+        """``told``: what of the profile the account is told to have changed."""
         async with self._db.transaction() as connection:
             row = await connection.fetchrow("SELECT bio FROM owners WHERE id = $1 FOR NO KEY UPDATE", owner.id)
             if row is None:
@@ -330,6 +328,8 @@ class Profiles:
             await connection.execute(
                 "UPDATE owners SET bio = $2 WHERE id = $1", owner.id, _json(change(_bios(row["bio"])))
             )
+            if told:
+                await _tell(connection, owner, told)
 
     async def _state(self, owner: Owner) -> _State:
         row = await self._db.fetchrow("SELECT bio, privacy, changed_at FROM owners WHERE id = $1", owner.id)
@@ -338,13 +338,10 @@ class Profiles:
         return _State(_bios(row["bio"]), msgspec.json.decode(row["privacy"], type=Privacy), row["changed_at"])
 
 
-def _view(name: str, count: int, shown: list[Memory]) -> CategoryView:
-    strongest = [memory for memory in shown if name in memory.categories][:SHOWN_PER_CATEGORY]
-    return CategoryView(
-        category=name,
-        count=count,
-        memories=[{"id": m.id, "memory": m.text, "importance": round(m.importance, 3)} for m in strongest],
-    )
+async def _tell(connection: Any, owner: Owner, changed: Literal["bio", "privacy"]) -> None:
+    """Has the account be told that a person's profile was changed on purpose; what it says is theirs to ask for."""
+    data = {"user_id": owner.user, "changed": changed}
+    await outbox.tell(connection, owner.account, owner.user, "profile.updated", data)
 
 
 def _checked(form: str, style: str) -> tuple[Format, Style]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from app.database import Database
 from app.memory.records import COLUMNS, to_memory
 from app.memory.types import CATEGORIES, Memory, Owner
 
+SHOWN_PER_CATEGORY = 5
 PER_CATEGORY = 25
 """Memories of a category that are looked at, the strongest."""
 MOST_CHANGES = 20
@@ -32,6 +34,24 @@ class Stats(msgspec.Struct, kw_only=True):
     turns: int
     first_memory_at: datetime | None
     last_memory_at: datetime | None
+
+
+class CategoryView(msgspec.Struct, kw_only=True):
+    """A category in a profile: how many memories it has, and the strongest of them."""
+
+    category: str
+    count: int
+    memories: list[dict[str, Any]]
+
+
+def view(name: str, count: int, shown: list[Memory]) -> CategoryView:
+    """A category of which ``shown`` are memories, the strongest first."""
+    strongest = [memory for memory in shown if name in memory.categories][:SHOWN_PER_CATEGORY]
+    return CategoryView(
+        category=name,
+        count=count,
+        memories=[{"id": m.id, "memory": m.text, "importance": round(m.importance, 3)} for m in strongest],
+    )
 
 
 async def counts(database: Database, owner: Owner, excluded: Collection[str]) -> dict[str, int]:

@@ -5,17 +5,21 @@ Choices:
 1. Whoever changes anything of an owner locks that owner's row first (`lock`). Two transactions of one owner therefore
    never interleave: the second sees all the first did. ``FOR NO KEY UPDATE`` lets rows that refer to the owner pass.
 2. An event keeps only the fields that changed; the first one keeps all, so that the text at any time can be rebuilt.
+3. Whoever writes history has the account be told in the same step: no change can be made that nobody hears of. What is
+   restored is told as created: who keeps a copy ends with what is there.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import asyncpg
 import msgspec
 
+from app import outbox
 from app.errors import NotFound, ValidationFailed
 from app.memory.types import CATEGORIES, TYPES, Memory, Owner
 
@@ -27,6 +31,12 @@ COLUMNS = ", ".join(f"m.{field}" for field in Memory.__struct_fields__)
 """The columns of ``memories m`` that make a `Memory`."""
 
 EventName = Literal["created", "updated", "superseded", "deleted", "restored"]
+_TOLD: dict[EventName, str] = {
+    "created": "memory.created",
+    "restored": "memory.created",
+    "updated": "memory.updated",
+    "superseded": "memory.updated",
+}
 _KEPT = ("text", "type", "categories", "importance", "metadata", "valid_from", "valid_to", "superseded_by")
 
 
@@ -94,23 +104,83 @@ async def linked(connection: asyncpg.Connection, owner: Owner, start: list[str])
     return [row["id"] for row in rows]
 
 
-async def write_event(
-    connection: asyncpg.Connection, event: EventName, before: Memory | None, after: Memory | None
+async def write_events(
+    connection: asyncpg.Connection,
+    owner: Owner,
+    event: EventName,
+    changes: Sequence[tuple[Memory | None, Memory | None]],
 ) -> None:
-    """Adds to a memory's history what changed from ``before`` to ``after``."""
+    """Adds to memories' histories what changed from ``before`` to ``after``, and has the account be told of it."""
+    rows = [_history(before, after) for before, after in changes]
+    await connection.execute(
+        """INSERT INTO memory_history (memory, event, before, after, at)
+        SELECT memory, $2, before, after, clock_timestamp()
+        FROM unnest($1::text[], $3::jsonb[], $4::jsonb[]) AS g (memory, before, after)""",
+        [memory_id for memory_id, _, _ in rows],
+        event,
+        [before for _, before, _ in rows],
+        [after for _, _, after in rows],
+    )
+    if event == "deleted":
+        await tell_deleted(connection, owner, [memory_id for memory_id, _, _ in rows])
+    else:
+        await outbox.write(connection, [_told(owner, _TOLD[event], after) for _, after in changes if after])
+
+
+async def write_event(
+    connection: asyncpg.Connection, owner: Owner, event: EventName, before: Memory | None, after: Memory | None
+) -> None:
+    """`write_events` for one."""
+    await write_events(connection, owner, event, [(before, after)])
+
+
+async def tell_deleted(connection: asyncpg.Connection, owner: Owner, memory_ids: Sequence[str]) -> None:
+    """Has the account be told that memories are gone; of what they said, nothing."""
+    await outbox.write(
+        connection,
+        [
+            outbox.Event(
+                account=owner.account,
+                user=owner.user,
+                kind="memory.deleted",
+                data=msgspec.json.encode({"memory_id": memory_id, "user_id": owner.user}),
+            )
+            for memory_id in memory_ids
+        ],
+    )
+
+
+def _history(before: Memory | None, after: Memory | None) -> tuple[str, str | None, str | None]:
+    """A memory's id, and of the fields that changed what they were and are."""
     known = before or after
     assert known is not None
     old, new = _fields(before), _fields(after)
     if old is not None and new is not None:
         changed = [name for name in _KEPT if old[name] != new[name]]
         old, new = {name: old[name] for name in changed}, {name: new[name] for name in changed}
-    await connection.execute(
-        "INSERT INTO memory_history (memory, event, before, after, at) VALUES ($1, $2, $3, $4, clock_timestamp())",
-        known.id,
-        event,
-        None if old is None else to_json(old),
-        None if new is None else to_json(new),
-    )
+    return known.id, None if old is None else to_json(old), None if new is None else to_json(new)
+
+
+def _told(owner: Owner, kind: str, memory: Memory) -> outbox.Event:
+    data = {
+        "memory_id": memory.id,
+        "user_id": owner.user,
+        "memory": memory.text,
+        "type": memory.type,
+        "categories": memory.categories,
+        "importance": memory.importance,
+        "source": memory.source,
+        "agent_id": memory.agent_id,
+        "thread_id": memory.thread_id,
+        "message_id": memory.message_id,
+        "conversation_id": memory.conversation,
+        "valid_from": outbox.shown(memory.valid_from),
+        "valid_to": outbox.shown(memory.valid_to),
+        "superseded_by": memory.superseded_by,
+        "created_at": outbox.shown(memory.created_at),
+        "updated_at": outbox.shown(memory.updated_at),
+    }
+    return outbox.Event(account=owner.account, user=owner.user, kind=kind, data=msgspec.json.encode(data))
 
 
 def _fields(memory: Memory | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from app.database import Database
 from app.errors import NotFound
 from app.memory.conversations import TURN_COLUMNS, bring_back_turns, drop_empty, forget_turns, to_turn
 from app.memory.index import index_memories, index_turns, unindex_memories, unindex_turns
-from app.memory.records import COLUMNS, linked, lock, to_json, to_memory, touch, write_event
+from app.memory.records import COLUMNS, linked, lock, tell_deleted, to_json, to_memory, touch, write_events
 from app.memory.types import Memory, Owner
 from app.memory.words import normal
 
@@ -85,8 +85,7 @@ async def _hide(
         keys,
         backup_id,
     )
-    for memory in memories:
-        await write_event(connection, "deleted", memory, None)
+    await write_events(connection, owner, "deleted", [(memory, None) for memory in memories])
     await unindex_memories(connection, owner, keys)
     return backup_id
 
@@ -103,7 +102,10 @@ async def _destroy(connection: asyncpg.Connection, owner: Owner, keys: list[str]
             owner.id,
             keys,
         )
-    await connection.execute("DELETE FROM memories WHERE owner = $1 AND id = ANY($2)", owner.id, keys)
+    gone = await connection.fetch(
+        "DELETE FROM memories WHERE owner = $1 AND id = ANY($2) RETURNING id, deleted_at", owner.id, keys
+    )
+    await tell_deleted(connection, owner, [row["id"] for row in gone if row["deleted_at"] is None])
 
 
 async def restore(database: Database, owner: Owner, backup_id: str) -> dict[str, Restoration]:
@@ -143,9 +145,8 @@ async def _restore(connection: asyncpg.Connection, owner: Owner, backup_id: str)
         backup_id,
     )
     back = [to_memory(row) for row in rows]
-    for memory in back:
-        await write_event(connection, "restored", None, memory)
     if back:
+        await write_events(connection, owner, "restored", [(None, memory) for memory in back])
         await index_memories(connection, owner, back)
         await _index_turns_of(connection, owner, back)
     return back

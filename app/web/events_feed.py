@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.accounts import TokenGrant
 from app.errors import BadRequest, Forbidden, Unavailable
-from app.feeds import KINDS, FeedEvent, FeedReader, Feeds, parse_cursor
+from app.feeds import KINDS, FeedEvent, FeedReader, Feeds, parse_cursor, scope_of
 from app.web.event_source import event_source, pieces
 from app.web.guard import bearer_of
 from app.web.observe import Observing, cursor_text, head_only
@@ -21,13 +21,13 @@ from app.web.sse import EVENT_STREAM, RETRY, turn_away
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which events a reader is given: of these kinds (all when empty), of this user (all when None)."""
+    """Which events a reader is given: of these kinds, of this user (all when None)."""
 
     kinds: frozenset[str]
     user: str | None
 
     def __contains__(self, event: FeedEvent) -> bool:
-        return (not self.kinds or event.kind in self.kinds) and self.user in {None, event.user}
+        return event.kind in self.kinds and self.user in {None, event.user}
 
 
 async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
@@ -45,13 +45,18 @@ async def frames(reader: FeedReader, wanted: Wanted) -> AsyncIterator[bytes]:
         return  # the client comes back with its cursor
 
 
-def wanted_kinds(text: str) -> frozenset[str]:
-    """The kinds in a list separated by commas. Raises BadRequest for one that does not exist: it would never come."""
+def wanted_kinds(text: str, scopes: Container[str]) -> frozenset[str]:
+    """The kinds in a list separated by commas; of an empty one all that these scopes open.
+
+    Raises BadRequest for one that does not exist: it would never come. Raises Forbidden for one that lacks its scope.
+    """
     kinds = frozenset(filter(None, text.split(",")))
     if not kinds.issubset(KINDS):
         reason = f"must be among {', '.join(KINDS)}"
         raise BadRequest(f"kinds: {reason}", details={"field": "kinds", "reason": reason})
-    return kinds
+    if lacking := sorted({scope_of(kind) for kind in kinds if scope_of(kind) not in scopes}):
+        raise Forbidden(f"this API key lacks the scope {', '.join(lacking)}", details={"scopes": lacking})
+    return kinds or frozenset(kind for kind in KINDS if scope_of(kind) in scopes)
 
 
 def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
@@ -63,7 +68,7 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
         media_type="text/event-stream",
         opt={"scope": "messages:read", "token": True},
         operation_id="followFeed",
-        summary="Follow the account's feed: what happens to its messages, from a cursor or from now on",
+        summary="Follow the account's feed: what happens to its messages, memories and more, from a cursor or now on",
         tags=["messages"],
         status_code=200,
     )
@@ -77,7 +82,8 @@ def feed_handlers(door: Observing, feeds: Feeds) -> list[HTTPRouteHandler]:
         bearer = bearer_of(request.scope)
         if isinstance(bearer, TokenGrant) and not bearer.feed:
             raise Forbidden("this stream token is not for the feed")
-        wanted = Wanted(wanted_kinds(kinds or ""), bearer.user_id)
+        caller = bearer.caller if isinstance(bearer, TokenGrant) else bearer
+        wanted = Wanted(wanted_kinds(kinds or "", caller.scopes | {"messages:read"}), bearer.user_id)
         text, field = cursor_text(request, after)
         cursor = parse_cursor(text) if text else None
         if text and cursor is None:

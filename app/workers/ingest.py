@@ -33,11 +33,11 @@ from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import LEASE_S, Upload
 from app.memory import rules
 from app.memory.drawing import Drawer, Material, not_said_before
-from app.memory.index import settle
 from app.memory.memories import Memories
 from app.memory.records import lock
 from app.memory.rules import Statement
 from app.memory.search import Search
+from app.memory.settling import settle
 from app.memory.types import Origin
 from app.workers import extraction
 from app.workers.upkeep import Signal

@@ -13,10 +13,12 @@ from app.database import Database
 from app.errors import Unavailable
 from app.integrations import store as integrations
 from app.memory.embedding import Embedder
-from app.memory.index import embed_missing, settle_all
+from app.memory.index import embed_missing
 from app.memory.memories import Memories
 from app.memory.remembered import Remembered
 from app.memory.search import add_indexes
+from app.memory.settling import settle_all
+from app.webhooks import deliveries
 
 EMBED_POLL_S = 5.0
 EMBED_PAUSE_S = 0.1
@@ -118,6 +120,7 @@ async def keep_tidy(database: Database, memories: Memories, kept: Remembered) ->
             await memories.purge()
             await kept.purge()
             await integrations.purge(database)
+            await deliveries.purge(database)
             await add_indexes(database)
         except Unavailable:
             await anyio.sleep(RETRY_S)

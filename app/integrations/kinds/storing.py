@@ -28,8 +28,8 @@ from app.integrations.types import Conversation, Message, Unreadable
 from app.memory.categories import categorise
 from app.memory.conversations import said_still, turns_of
 from app.memory.drawing import Drawer, Material
-from app.memory.index import settle
 from app.memory.records import lock
+from app.memory.settling import settle
 from app.memory.types import Draft, Origin, Owner, Turn
 
 LONGEST_ID, LONGEST_TITLE, LONGEST_NAME = 256, 1_000, 200
