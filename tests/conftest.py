@@ -24,6 +24,7 @@ from app.engines.home import Urls, hold
 from app.memory.types import Owner
 from app.settings import Settings, environment
 from tests.memory_rig import new_owner
+from tests.rig import UNLIMITED
 from tests.system import KEY, System, remove_first_start, system
 
 
@@ -94,6 +95,7 @@ async def settings(redis_url: str, database_url: str, short_tmp: Path) -> AsyncI
         redis_prefix=name,
         database_schema=name,
         port=0,
+        **UNLIMITED,
     )
     async with Redis.from_url(redis_url) as client:
         async for key in client.scan_iter(match=f"{name}:*", count=1000):

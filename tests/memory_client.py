@@ -12,6 +12,7 @@ import pytest
 
 from app.settings import Settings
 from tests.live import Live, live
+from tests.rig import UNLIMITED
 from tests.sse import error_of
 
 PATH = "/v1/memories"
@@ -23,6 +24,7 @@ async def memory_web(
 ) -> AsyncIterator[Live]:
     """A web process whose keys and tables begin with ``name``."""
     settings = Settings(
+        **UNLIMITED,
         redis_url=redis_url,
         database_url=database_url,
         data_dir=str(places.mktemp("data")),

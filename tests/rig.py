@@ -19,6 +19,9 @@ from app.llm.types import Request, Turn
 from app.redis_keys import Keys
 from app.settings import Settings
 
+UNLIMITED: dict[str, Any] = dict.fromkeys(("rate_requests", "rate_search", "rate_integrations", "rate_messages"), "")
+"""Settings: a test asks more in a second than a person in a minute. `test_limits` sets its own."""
+
 
 @asynccontextmanager
 async def lifecycle_on(settings: Settings) -> AsyncIterator[Lifecycle]:

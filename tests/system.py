@@ -33,7 +33,7 @@ from app.database import migrate
 from app.engines.embedded import Engines, embedded
 from app.engines.home import hold
 from app.settings import Settings
-from tests.rig import until
+from tests.rig import UNLIMITED, until
 from tests.sse import Event, read_events
 from tests.upstream import Upstream, upstream
 
@@ -210,7 +210,7 @@ async def system(
             root_key=KEY,
             models_file="" if demo else str(models),
             log_format="json",
-            **changes,
+            **(UNLIMITED | changes),
         )
         made = System(place, settings, up, engines)
         try:
