@@ -77,7 +77,9 @@ async def test_several_and_socketless_feed_clients_that_never_read_are_let_go(we
     ):
         await until(lambda: web.observers == 2)
         filler = msgspec.json.encode({"event": "x", "data": "." * 20_000})
-        await web.lifecycle.scripts.run_many([("feed_post", base, ("acc", "k", "u", filler)) for _ in range(400)])
+        await web.lifecycle.scripts.run_many(
+            [("feed_post", base, ("acc", "message.created", "u", filler)) for _ in range(400)]
+        )
         await until(lambda: web.observers == 0, seconds=SEND_TIMEOUT_S * 4)
     assert web.slow == 2
     assert len(web.feeds) == 0
