@@ -311,7 +311,7 @@ async def test_an_endless_answer_is_cut_and_counts_by_its_status(hooks: Hooks, o
         await remember(hooks, owner, "I live in Lyon.")
         assert await hooks.send() == ["delivered"]
         [attempt] = await hooks.attempts(hook)
-    assert attempt.response == "x" * KEPT_CHARACTERS
+    assert (attempt.error, attempt.response) == (None, "x" * KEPT_CHARACTERS)
     assert sent[0] < 20_000_000
 
 
