@@ -311,7 +311,7 @@ async def test_an_endless_answer_is_cut_and_counts_by_its_status(hooks: Hooks, o
         await remember(hooks, owner, "I live in Lyon.")
         assert await hooks.send() == ["delivered"]
         [attempt] = await hooks.attempts(hook)
-    assert attempt.response == "x" * KEPT_CHARACTERS
+    assert (attempt.error, attempt.response) == (None, "x" * KEPT_CHARACTERS)
     assert sent[0] < 20_000_000
 
 
@@ -331,8 +331,11 @@ async def test_what_a_receiver_answers_is_kept_as_text_that_can_be_stored(hooks:
         assert "\x00" not in (await hooks.attempts(hook))[0].response
 
 
-async def test_a_receiver_that_never_answers_holds_up_nobody_else(hooks: Hooks, owner: Owner) -> None:
+async def test_a_receiver_that_never_answers_holds_up_nobody_else(
+    hooks: Hooks, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PROTOCOL G6."""
+    monkeypatch.setattr("app.workers.deliver.AT_ONCE", 8)  # fewer than wait for the one that never answers
     never = anyio.Event()
     open_now, most = [0], [0]
 
@@ -360,7 +363,7 @@ async def test_a_receiver_that_never_answers_holds_up_nobody_else(hooks: Hooks, 
         await until(all_told)
         assert len(quick.asked) == 20
         assert {delivery.status for delivery in await hooks.of(slow)} == {"pending"}
-        assert 1 <= most[0] <= EACH
+        assert 1 <= most[0] <= 4
         group.cancel_scope.cancel()
         never.set()
 
