@@ -32,9 +32,11 @@ from app.memory.words import normal
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What a snapshot changed. ``turns``: those to be embedded; ``said``: those that are new or say something else."""
+    """What a snapshot changed. ``turns``: those to be embedded; ``said``: those that are new or say something else;
+    ``found``: how it differed from what was there."""
 
     platform: str
+    found: Changes
     turns: list[StoredTurn]
     said: list[Turn]
     edited: int
@@ -76,6 +78,7 @@ async def apply(
     worded = await _index(connection, owner, changed)
     return Applied(
         platform=row["platform"],
+        found=found,
         turns=added + worded,
         said=[one.turn for one in added] + [turn for old, turn in changed if says_anew(old.turn, turn)],
         edited=len(worded),

@@ -19,7 +19,7 @@ import msgspec
 from app.database import Database
 from app.history import undrawn
 from app.history.snapshot import Head, Snapshot, at
-from app.history.store import Changes, apply, changes, said_before
+from app.history.store import Changes, apply, said_before
 from app.history.tokens import MOST, of_snapshot
 from app.history.uploads import enter
 from app.ids import derived_id
@@ -64,23 +64,19 @@ class Store:
         async with job.transaction() as connection:
             await lock(connection, job.owner)
             entered = await enter(connection, job.owner, job.platform, head, display_name, revised)
-            found = (
-                None if entered.made else await changes(connection, job.owner, entered.conversation, snapshot, revised)
-            )
-            before = said_before(found) if found else {}
             applied = await apply(connection, job.owner, entered.conversation, snapshot, revised)
             await settle(connection, job.owner, entered.conversation, embeds=self._embeds)
             turns = [turn.key for turn in applied.said]
             if then is not None:
                 await undrawn.mark(connection, job.owner, turns)
-                turns += await _left(connection, job.owner, found, turns)
+                turns += await _left(connection, job.owner, applied.found, turns)
             await job.stored(
                 connection,
                 item,
                 turns,
                 entered.conversation,
                 made=entered.made,
-                payload=msgspec.json.encode(before),
+                payload=msgspec.json.encode(said_before(applied.found)),
                 step=then or job.step,
             )
             if then is None:
@@ -139,9 +135,9 @@ class Store:
         self._stored()
 
 
-async def _left(connection: asyncpg.Connection, owner: Owner, found: Changes | None, but: list[str]) -> list[str]:
+async def _left(connection: asyncpg.Connection, owner: Owner, found: Changes, but: list[str]) -> list[str]:
     """Keys of turns that another integration stored and, cancelled or slower, has not drawn from."""
-    there = {turn.key for turn in found.turns}.difference(but) if found else set()
+    there = {turn.key for turn in found.turns}.difference(but)
     return sorted(await undrawn.marked(connection, owner, there)) if there else []
 
 
