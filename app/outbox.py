@@ -19,6 +19,8 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from app.iso import iso
+
 INSERT = "INSERT INTO outbox (account, user_id, kind, data)"
 """How a statement that makes many things true has them told of with it."""
 
@@ -91,4 +93,4 @@ def event_body(kind: str, data: Any, at: datetime) -> bytes:
 
 def shown(when: datetime | None) -> str | None:
     """A time of PostgreSQL's, which is in UTC, as the wire has it."""
-    return None if when is None else f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond // 1000:03d}Z"
+    return None if when is None else iso(when)

@@ -21,8 +21,9 @@ import msgspec
 
 from app.database import Database
 from app.errors import ClaimLost, NotFound
-from app.integrations.integration import STEPS, Integration, Pace, percentage, shown
+from app.integrations.integration import STEPS, Integration, Pace, percentage
 from app.integrations.store import COLUMNS, EventType, tell, to_integration
+from app.iso import iso
 from app.memory.records import clean
 from app.memory.types import Owner
 
@@ -89,7 +90,7 @@ class Claimed:
                 self._claim,
                 came_on,
             )
-            _must_hold(held)
+            _must_hold(held == "UPDATE 1")
 
     async def begin(self, step: int) -> None:
         """The work is in this step now."""
@@ -130,7 +131,7 @@ class Claimed:
         self, connection: asyncpg.Connection, message: str, level: Literal["info", "warning", "error"] = "info"
     ) -> None:
         line = {
-            "timestamp": shown(datetime.now(UTC)),
+            "timestamp": iso(datetime.now(UTC)),
             "level": level,
             "message": clean(message)[:LONGEST_REASON],
             "step": STEPS[self.type][self.step],
@@ -150,7 +151,7 @@ class Claimed:
                 self.id,
                 self._claim,
             )
-            _must_hold("UPDATE 0" if row is None else "UPDATE 1")
+            _must_hold(row is not None)
             self._row = msgspec.structs.replace(to_integration(row), step=self._row.step)
             if now - renewed_at >= RENEW_S:
                 await self.database.execute(
@@ -225,7 +226,7 @@ class Claimed:
     async def _end(
         self, connection: asyncpg.Connection, status: Literal["completed", "failed"], code: str = "", message: str = ""
     ) -> None:
-        reason = {"code": code, "message": clean(message)[:LONGEST_REASON], "at": shown(datetime.now(UTC))}
+        reason = {"code": code, "message": clean(message)[:LONGEST_REASON], "at": iso(datetime.now(UTC))}
         ended = await connection.execute(
             """UPDATE integrations SET status = $3, claim = NULL, claimed_until = NULL, secret = NULL,
             estimated_at = NULL, completed_at = clock_timestamp(), failure = $4, errors_count = errors_count + $5,
@@ -238,7 +239,7 @@ class Claimed:
             int(bool(code)),
             round((time.monotonic() - self._since) * 1000),
         )
-        _must_hold(ended)
+        _must_hold(ended == "UPDATE 1")
         await self._tell(connection, status)
 
     async def let_go(self) -> None:
@@ -261,6 +262,6 @@ class Claimed:
         )
 
 
-def _must_hold(tag: str) -> None:
-    if tag != "UPDATE 1":
+def _must_hold(held: bool) -> None:
+    if not held:
         raise ClaimLost("the integration was cancelled, or is another worker's")

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from app.iso import iso
+
 Type = Literal["social", "file", "chat", "api"]
 Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
 TYPES: tuple[Type, ...] = get_args(Type)
@@ -155,19 +157,14 @@ class Integration(msgspec.Struct, kw_only=True):
                 errors_count=self.errors_count,
                 processing_time=round(self.worked_ms / 1000),
             ),
-            last_activity=shown(self.last_activity),
-            created_at=shown(self.created_at),
+            last_activity=iso(self.last_activity),
+            created_at=iso(self.created_at),
             completed_at=stamp(self.completed_at),
         )
 
 
-def shown(when: datetime) -> str:
-    """ISO 8601 with milliseconds and Z."""
-    return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
-
-
 def stamp(when: datetime | None) -> str | None:
-    return None if when is None else shown(when)
+    return None if when is None else iso(when)
 
 
 def percentage(kind: str, step: int, share: float) -> int:

@@ -31,8 +31,8 @@ from app.integrations.integration import (
     LogLine,
     StatusBody,
     percentage,
-    shown,
 )
+from app.iso import iso
 from app.memory.records import to_json
 from app.memory.types import Owner
 
@@ -309,7 +309,7 @@ def item_error(integration_id: str, row: Any) -> ItemError:
         error_id=ids.derived_id("err", integration_id, str(row["position"])),
         message=row["message"],
         code=row["code"],
-        timestamp=shown(row["failed_at"]),
+        timestamp=iso(row["failed_at"]),
         item_id=row["item_id"],
     )
 

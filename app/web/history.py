@@ -20,6 +20,7 @@ from app.history.chats import Wanted
 from app.history.inject import inject
 from app.history.search import HistorySearch, Result
 from app.history.uploads import queue
+from app.iso import iso
 from app.settings import Settings
 from app.web.guard import caller_of
 from app.web.history_bodies import (
@@ -46,7 +47,7 @@ from app.web.history_bodies import (
 )
 from app.web.parse import Query, moment, must_be_json, read_large_body
 from app.web.person import USER, AnyRequest, PersonRoutes
-from app.web.reply import iso, json_reply
+from app.web.reply import json_reply
 
 PATH = "/api/chat-history"
 TAGS = ["chat history"]

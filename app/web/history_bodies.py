@@ -13,10 +13,10 @@ from app.errors import BadRequest, ValidationFailed
 from app.history.chats import Chat
 from app.history.search import Around, Result, name_of, sender_of
 from app.history.snapshot import Head, Said, Snapshot, said
+from app.iso import iso
 from app.memory.types import Turn
 from app.web.memory_bodies import LONGEST_QUERY, Errors, Name
 from app.web.parse import MOST_ERRORS, told, wrong
-from app.web.reply import iso
 
 PLATFORM = r"^[a-zA-Z0-9\-_.]{1,100}$"
 SLICE = 1_000

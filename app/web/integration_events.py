@@ -17,9 +17,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import RepriseError, Unavailable
 from app.integrations import store
-from app.integrations.integration import Integration, shown
+from app.integrations.integration import Integration
 from app.integrations.store import Event
 from app.integrations.watch import Gap, Hub, Watcher
+from app.iso import iso
 from app.web.event_source import event_source, pieces
 from app.web.find import find_integration
 from app.web.guard import Gate, bearer_of
@@ -77,7 +78,7 @@ def begun(scope: Scope, integration: Integration) -> Begun:
         integration_id=integration.id,
         type=integration.type,
         platform=integration.platform,
-        created_at=shown(integration.created_at),
+        created_at=iso(integration.created_at),
         events_url=f"{PREFIXES[0]}/{integration.id}/events{query}",
     )
 

@@ -13,10 +13,11 @@ from msgspec import Meta
 
 from app.accounts import ALL_SCOPES, Accounts, ApiKey, Caller
 from app.errors import BadRequest, Forbidden
+from app.iso import iso
 from app.web.answers import CreatedKey, ShownKey, Success, SuccessPage
 from app.web.guard import admitted, caller_of, user_filter
 from app.web.parse import Query, decode, read_json, warning
-from app.web.reply import envelope, iso, json_reply, pagination
+from app.web.reply import envelope, json_reply, pagination
 
 PATH = "/v1/api-keys"
 STATUSES = ("active", "expired", "revoked")

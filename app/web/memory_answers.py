@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.iso import iso
 from app.memory.records import Event
 from app.memory.types import Category, Hit, Memory, MemoryType
-from app.web.reply import iso
 
 
 class Provenance(msgspec.Struct, kw_only=True):

@@ -8,10 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Response
 
-
-def iso(when: datetime) -> str:
-    """A time as the wire has it: ISO 8601 in UTC, milliseconds, ``Z``."""
-    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from app.iso import iso
 
 
 def now() -> str:

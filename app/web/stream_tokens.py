@@ -13,13 +13,14 @@ from msgspec import Meta
 
 from app.accounts import Accounts
 from app.database import Database
+from app.iso import iso
 from app.web.answers import TokenAnswer
 from app.web.find import Finder, find_integration
 from app.web.guard import caller_of, must_have
 from app.web.memory_bodies import Name
 from app.web.messages import TOKEN_GRACE_S
 from app.web.parse import decode, read_json
-from app.web.reply import iso, json_reply
+from app.web.reply import json_reply
 
 DAY_S = 86_400
 """How long a token lives that no deadline bounds."""

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from app.feeds import TOLD_TO_WEBHOOKS
-from app.web.reply import iso
+from app.iso import iso
 from app.webhooks.deliveries import Attempt, Delivery, Status
 from app.webhooks.store import Webhook
 
